@@ -1,0 +1,41 @@
+"""The compiled part of sockd; everything else is declared in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+SANITIZE = os.environ.get("SOCKD_SANITIZE")  # e.g. "address": a build for the tests only
+
+FLAGS = ["-O3", "-fno-strict-aliasing"]
+LINK: list[str] = []
+if SANITIZE:
+    FLAGS = ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    LINK = [f"-fsanitize={SANITIZE}"]
+
+MODULES = {
+    "sockd.linux": "sockd/linux.pyx",
+    "sockd.board": "sockd/board.pyx",
+    "sockd.http.parser": "sockd/http/parser.pyx",
+    "sockd.http.body": "sockd/http/body.pyx",
+    "sockd.http.response": "sockd/http/response.pyx",
+    "sockd.http.loop": "sockd/http/loop.pyx",
+    "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",
+}
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(name, [source], extra_compile_args=FLAGS, extra_link_args=LINK)
+            for name, source in MODULES.items()
+            if os.path.exists(source)
+        ],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    ),
+)

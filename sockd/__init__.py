@@ -1,0 +1,3 @@
+"""sockd: a systemd-native application server for Python."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The master: one event loop that supervises and never imports the application."""

@@ -1,0 +1,228 @@
+"""Every option of sockd, one row each.
+
+A row is a dataclass field made by `option`: its name, type, default, documentation, and what a
+change of it needs. Reading files (`config`), flags (`cli`), units and the manual are derived from
+these rows, so an option is added here and nowhere else. `key` of a row is its dotted path:
+`timeouts.drain`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, NamedTuple
+
+Change = Literal["reload", "restart", "units"]
+"""What makes a changed value take effect: `systemctl reload`, a restart of the service, or
+`sockd generate-units --install` (then a restart)."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a value is written: `parse` takes what TOML (or a flag's text) gives and returns the
+    typed value, or raises ValueError saying what was expected."""
+
+    name: str
+    parse: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    if "\0" in value or "\n" in value:
+        raise ValueError("expected one line of text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError("expected true or false")
+
+
+_UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS_OF_SIZE = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _quantity(value: Any, units: dict[str, float] | dict[str, int], example: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"expected a number or text such as {example}")
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+        if not match or (match[2] and match[2] not in units):
+            raise ValueError(f"expected a number or text such as {example}")
+        value = float(match[1]) * (units[match[2]] if match[2] else 1)
+    if not 0 <= value < 1e12:
+        raise ValueError("expected a number that is not negative")
+    return float(value)
+
+
+def _duration(value: Any) -> float:
+    return _quantity(value, _UNITS_OF_TIME, '"30s", "500ms" or "2min"')
+
+
+def _size(value: Any) -> int:
+    return int(_quantity(value, _UNITS_OF_SIZE, '"64KiB" or "1GiB"'))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError("expected a whole number that is not negative")
+    return value
+
+
+def _workers(value: Any) -> int:
+    if value == "auto":
+        return 0
+    count = _count(value)
+    if not 1 <= count <= 512:
+        raise ValueError('expected "auto" or a whole number from 1 to 512')
+    return count
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("expected a list of strings")
+    return tuple(_text(item) for item in value)
+
+
+def _table(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError('expected a table of strings, such as { NAME = "value" }')
+    table = {}
+    for name, item in value.items():
+        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+            raise ValueError(f"expected a string for {name}")
+        table[_text(name)] = _text(str(item))
+    return table
+
+
+def _one_of(*words: str) -> Kind:
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise ValueError("expected one of " + ", ".join(f'"{word}"' for word in words))
+        return str(value)
+
+    return Kind(" | ".join(words), parse)
+
+
+TEXT = Kind("string", _text)
+FLAG = Kind("true | false", _flag)
+DURATION = Kind("duration", _duration)
+SIZE = Kind("size", _size)
+COUNT = Kind("number", _count)
+WORKERS = Kind("auto | number", _workers)
+TEXTS = Kind("list of strings", _texts)
+TABLE = Kind("table of strings", _table)
+
+
+def option(kind: Kind, default: Any, doc: str, change: Change = "reload") -> Any:
+    """One row. `default` is written as an operator would write it."""
+    value = kind.parse(default)
+    metadata = {"kind": kind, "default": default, "doc": doc, "change": change}
+    return field(default_factory=lambda: value, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class App:
+    target: str = option(TEXT, "", "the application: `module:attribute` or `module:factory()`")
+    directory: str = option(
+        TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
+    )
+    venv: str = option(TEXT, "", "virtual environment whose Python runs the application")
+    env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
+    env_file: str = option(TEXT, "", "file of NAME=value lines, read at each reload")
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    boot: float = option(DURATION, "60s", "a generation must be ready within this time")
+    header: float = option(DURATION, "10s", "whole request head, from its first byte")
+    body: float = option(DURATION, "60s", "each 64 KiB of a request body")
+    write: float = option(DURATION, "60s", "each 64 KiB of a response taken by the client")
+    keepalive: float = option(DURATION, "75s", "an idle connection; keep it above nginx's 60 s")
+    drain: float = option(DURATION, "30s", "requests in hand when a worker is told to end")
+
+
+@dataclass(frozen=True)
+class Limits:
+    body: int = option(SIZE, "1GiB", "request body; larger ones are refused with 413")
+    request_line: int = option(SIZE, "8KiB", "request line; longer ones are refused with 414")
+    header_field: int = option(SIZE, "8KiB", "one header field line (431)")
+    headers: int = option(COUNT, 100, "header fields in a request (431)")
+    head: int = option(SIZE, "64KiB", "whole request head (431)")
+    connections: int = option(COUNT, 4096, "open connections of one worker")
+    backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
+
+
+@dataclass(frozen=True)
+class Log:
+    level: str = option(
+        _one_of("debug", "info", "notice", "warning", "err"), "info", "least priority logged"
+    )
+
+
+@dataclass(frozen=True)
+class Unit:
+    description: str = option(TEXT, "", "Description= of the service", "units")
+    user: str = option(TEXT, "", "system user; empty means DynamicUser", "units")
+    group: str = option(TEXT, "", "system group; empty means that of the user", "units")
+    socket_group: str = option(TEXT, "www-data", "group that may connect to Unix sockets", "units")
+    watchdog: float = option(DURATION, "30s", "WatchdogSec=; 0 turns the watchdog off", "units")
+    restart_delay: float = option(DURATION, "100ms", "RestartSec=", "units")
+
+
+@dataclass(frozen=True)
+class Nginx:
+    server_name: tuple[str, ...] = option(TEXTS, ["_"], "server_name of the site", "units")
+    listen: tuple[str, ...] = option(TEXTS, ["80", "[::]:80"], "listen addresses", "units")
+    static: dict[str, str] = option(
+        TABLE, {}, 'directories that nginx serves: { "/static/" = "/srv/shop/static/" }', "units"
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    bind: tuple[str, ...] = option(
+        TEXTS,
+        ["127.0.0.1:8000"],
+        "`HOST:PORT`, `[V6]:PORT`, `:PORT` or `/path.sock`; under systemd only the units read it",
+        "units",
+    )
+    workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
+    app: App = field(default_factory=App)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+    unit: Unit = field(default_factory=Unit)
+    nginx: Nginx = field(default_factory=Nginx)
+
+
+class Row(NamedTuple):
+    """An option as the commands and the manual see it."""
+
+    key: str
+    kind: Kind
+    default: Any
+    doc: str
+    change: Change
+
+
+def rows(table: type[Any] = Settings, prefix: str = "") -> Iterator[Row]:
+    """All options in the order of declaration."""
+    for item in fields(table):
+        if item.metadata:
+            m = item.metadata
+            yield Row(prefix + item.name, m["kind"], m["default"], m["doc"], m["change"])
+        else:
+            section = item.default_factory
+            assert isinstance(section, type) and is_dataclass(section)
+            yield from rows(section, f"{prefix}{item.name}.")

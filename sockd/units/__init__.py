@@ -1,0 +1,1 @@
+"""systemd units and the nginx site, rendered from the configuration."""

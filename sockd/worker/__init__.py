@@ -1,0 +1,1 @@
+"""What runs beside the application: the fork server and the workers."""
