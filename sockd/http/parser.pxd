@@ -39,7 +39,7 @@ cdef struct Head:
     uint32_t line
     uint32_t scanned
     uint32_t seen
-    # What it found. Spans count from the first byte of the head.
+    # What it found. Spans count from the first byte of the head. Host is `authority`, no field.
     Span method
     Span target
     Span path

@@ -419,9 +419,10 @@ cdef int _field(
         if not _is_host(value, field.value.size):
             return -BAD_HOST
         head.host_seen = True
-        if head.authority.size:
-            return 0  # RFC 9112 3.2.2: the authority of an absolute-form replaces Host
-        head.authority = field.value
+        if head.authority.size == 0:
+            head.authority = field.value
+        # Else RFC 9112 3.2.2: the authority of an absolute-form target replaces Host.
+        return 0
     elif field.id == CONTENT_LENGTH:
         if head.content_length >= 0:
             return -REPEATED_CONTENT_LENGTH

@@ -1,0 +1,58 @@
+from libc.stdint cimport int64_t, uint32_t
+
+cdef struct Buffer:
+    char* data
+    size_t size
+    size_t capacity
+
+cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1
+cdef void buffer_free(Buffer* buffer) noexcept nogil
+
+cdef enum Sent:
+    GONE = -1
+    BLOCKED = 0
+    ALL_SENT = 1
+
+
+cdef class Response:
+    # What the request allows.
+    cdef bint http11
+    cdef bint head_only
+    cdef bint keep_alive
+    # What the application said.
+    cdef readonly int code
+    cdef bint started
+    cdef int64_t length
+    cdef bint has_date
+    # How it goes out.
+    cdef bint head_written
+    cdef bint chunked
+    cdef bint bodyless
+    cdef bint complete
+    cdef bint cut
+    cdef int64_t body_size
+    cdef str complaint
+    # What is to be sent: the buffer, then a large piece or a part of a file, then a CRLF.
+    cdef Buffer buffer
+    cdef size_t buffer_at
+    cdef bytes piece
+    cdef size_t piece_at
+    cdef int file_fd
+    cdef int64_t file_at
+    cdef int64_t file_left
+    cdef bint crlf_after
+    cdef int crlf_at
+
+    cdef void reset(self, bint http11, bint head_only, bint keep_alive) noexcept
+    cdef int start(self, str status, list headers) except -1
+    cdef int add(self, bytes data, int64_t known_length) except -1
+    cdef int add_file(self, int fd, int64_t at, int64_t size) except -1
+    cdef int end(self) except -1
+    cdef int fail(self, int code) except -1
+    cdef int send(self, int fd, uint32_t* sent_bytes) noexcept
+    cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1
+    cdef int _write_head(self, int64_t known_length) except -1
+
+
+cdef void set_date(long long seconds)
+cdef bytes plain_response(int code, str text)

@@ -1,0 +1,397 @@
+# cython: language_level=3
+"""Responses: the head that the application asked for, framing, and what is still to be sent.
+
+The application's headers are checked here, and its Content-Length is held against what it sends.
+`complaint` says what it did wrong, for the journal; the connection is closed then.
+"""
+
+from email.utils import formatdate
+from http import HTTPStatus
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from sockd.http.parser cimport is_field_value, is_token
+
+cdef extern from "Python.h":
+    int PyUnicode_1BYTE_KIND
+    int PyUnicode_KIND(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    char* PyBytes_AS_STRING(object data)
+    Py_ssize_t PyBytes_GET_SIZE(object data)
+
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+cdef extern from "sys/socket.h" nogil:
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    int MSG_NOSIGNAL
+    int MSG_MORE
+
+cdef extern from "sys/sendfile.h" nogil:
+    ssize_t sendfile(int out_fd, int in_fd, long* offset, size_t count)
+
+cdef enum:
+    # Up to here a piece is copied behind the head: one system call, no vector.
+    COPIED = 8192
+    # A buffer that grew larger than this is given back after its response.
+    KEPT = 65536
+
+# RFC 9110 7.6.1 and PEP 3333: the connection is the server's business, not the application's.
+cdef frozenset HOP_BY_HOP = frozenset((
+    "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+))
+
+cdef bytes date_field = b""
+
+
+cdef void set_date(long long seconds):
+    """The time of all responses from here on, in seconds since the epoch (RFC 9110 6.6.1)."""
+    global date_field
+    date_field = b"Date: " + formatdate(seconds, usegmt=True).encode() + b"\r\n"
+
+
+cdef bytes plain_response(int code, str text):
+    """A whole response of sockd's own, after which the connection closes."""
+    body = (text + "\n").encode()
+    head = (
+        f"HTTP/1.1 {code} {HTTPStatus(code).phrase}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n"
+    )
+    return head.encode() + date_field + b"\r\n" + body
+
+
+cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1:
+    cdef size_t capacity
+    cdef char* grown
+    if buffer.size + size > buffer.capacity:
+        capacity = buffer.capacity if buffer.capacity else 2048
+        while capacity < buffer.size + size:
+            capacity *= 2
+        grown = <char*>realloc(buffer.data, capacity)
+        if grown == NULL:
+            raise MemoryError
+        buffer.data = grown
+        buffer.capacity = capacity
+    memcpy(buffer.data + buffer.size, data, size)
+    buffer.size += size
+    return 0
+
+
+cdef void buffer_free(Buffer* buffer) noexcept nogil:
+    free(buffer.data)
+    memset(buffer, 0, sizeof(Buffer))
+
+
+cdef inline int _add_text(Buffer* buffer, str text) except -1:
+    """Latin-1, as PEP 3333 has it for native strings."""
+    if PyUnicode_KIND(text) != PyUnicode_1BYTE_KIND:
+        raise ValueError(f"not Latin-1: {text!r}")
+    return buffer_add(buffer, <char*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+
+
+cdef inline int _add_literal(Buffer* buffer, bytes text) except -1:
+    return buffer_add(buffer, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef class Response:
+    """One response: started by the application, framed here, sent by the connection loop."""
+
+    def __cinit__(self):
+        memset(&self.buffer, 0, sizeof(Buffer))
+
+    def __dealloc__(self):
+        buffer_free(&self.buffer)
+
+    cdef void reset(self, bint http11, bint head_only, bint keep_alive) noexcept:
+        """Ready for the response to another request."""
+        if self.buffer.capacity > KEPT:
+            buffer_free(&self.buffer)
+        self.http11 = http11
+        self.head_only = head_only
+        self.keep_alive = keep_alive
+        self.code = 0
+        self.started = False
+        self.length = -1
+        self.has_date = False
+        self.head_written = False
+        self.chunked = False
+        self.bodyless = False
+        self.complete = False
+        self.cut = False
+        self.body_size = 0
+        self.complaint = None
+        self.buffer.size = 0
+        self.buffer_at = 0
+        self.piece = None
+        self.piece_at = 0
+        self.file_fd = -1
+        self.file_left = 0
+        self.crlf_after = False
+        self.crlf_at = 0
+
+    cdef int start(self, str status, list headers) except -1:
+        """Take status and headers (PEP 3333), in place of earlier ones that were not sent.
+
+        Raises ValueError or TypeError for what must not go on the wire."""
+        cdef Buffer* buffer = &self.buffer
+        cdef const char* text
+        cdef Py_ssize_t size
+        cdef Py_ssize_t start
+        cdef object header
+        cdef str name
+        cdef str value
+        self.started = False
+        buffer.size = 0
+        self.length = -1
+        self.has_date = False
+        if PyUnicode_KIND(status) != PyUnicode_1BYTE_KIND:
+            raise ValueError(f"status is not Latin-1: {status!r}")
+        text = <const char*>PyUnicode_DATA(status)
+        size = PyUnicode_GET_LENGTH(status)
+        if not (size >= 3 and 49 <= text[0] <= 57 and 48 <= text[1] <= 57 and 48 <= text[2] <= 57
+                and (size == 3 or text[3] == 32) and is_field_value(text, <uint32_t>size)):
+            raise ValueError(f"status is not of the form '200 OK': {status!r}")
+        self.code = (text[0] - 48) * 100 + (text[1] - 48) * 10 + (text[2] - 48)
+        if self.code < 200:
+            raise ValueError(f"not a final status: {status!r}")
+        _add_literal(buffer, b"HTTP/1.1 ")
+        buffer_add(buffer, text, size)
+        if size == 3:
+            _add_literal(buffer, b" ")
+        _add_literal(buffer, b"\r\n")
+        for header in headers:
+            if type(header) is not tuple or len(<tuple>header) != 2:
+                raise TypeError(f"header is not a tuple of name and value: {header!r}")
+            name, value = <tuple>header
+            if name is None or value is None:
+                raise TypeError(f"header is not a tuple of strings: {header!r}")
+            if PyUnicode_KIND(name) != PyUnicode_1BYTE_KIND:
+                raise ValueError(f"header name is not a token: {name!r}")
+            text = <const char*>PyUnicode_DATA(name)
+            size = PyUnicode_GET_LENGTH(name)
+            if not is_token(text, <uint32_t>size):
+                raise ValueError(f"header name is not a token: {name!r}")
+            if self._is_ours(name, value, text, size):
+                continue
+            start = buffer.size
+            buffer_add(buffer, text, size)
+            _add_literal(buffer, b": ")
+            _add_text(buffer, value)
+            if not is_field_value(buffer.data + start, <uint32_t>(buffer.size - start)):
+                raise ValueError(f"control character in header {name!r}: {value!r}")
+            _add_literal(buffer, b"\r\n")
+        self.started = True
+        return 0
+
+    cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1:
+        """Look at a header that concerns framing; true if it does not go out as it is."""
+        cdef char first = text[0] | 32
+        if not (first == 99 or first == 100 or first == 107 or first == 112 or first == 116
+                or first == 117):  # c, d, k, p, t, u
+            return False
+        lower = name.lower()
+        if lower == "content-length":
+            if self.length >= 0:
+                raise ValueError("Content-Length is set twice")
+            if not (value.isascii() and value.isdigit() and len(value) <= 18):
+                raise ValueError(f"Content-Length is not a number: {value!r}")
+            self.length = int(value)
+            # Whether it may go out depends on the status; _write_head decides.
+            return True
+        if lower == "date":
+            self.has_date = True
+            return False
+        if lower == "connection":
+            if "close" in value.lower():
+                self.keep_alive = False
+            return True
+        if lower in HOP_BY_HOP:
+            if self.complaint is None:
+                self.complaint = f"dropped the hop-by-hop header {name}"
+            return True
+        return False
+
+    cdef int _write_head(self, int64_t known_length) except -1:
+        """Decide the framing (RFC 9112 6.3) and close the head. `known_length` is the size of the
+        whole body where it is known, else -1."""
+        cdef Buffer* buffer = &self.buffer
+        cdef char number[64]
+        cdef int size
+        cdef bint no_content = self.code == 204 or self.code == 304
+        self.bodyless = self.head_only or no_content
+        if self.length < 0 and not no_content and not (self.head_only and known_length <= 0):
+            self.length = known_length
+        if self.code == 204:
+            self.length = -1  # RFC 9110 8.6: a server MUST NOT send it
+        if self.length >= 0:
+            size = snprintf(number, sizeof(number), b"Content-Length: %lld\r\n",
+                            <long long>self.length)
+            buffer_add(buffer, number, size)
+        elif not self.bodyless:
+            if self.http11:
+                self.chunked = True
+                _add_literal(buffer, b"Transfer-Encoding: chunked\r\n")
+            else:
+                self.keep_alive = False
+        if not self.has_date:
+            _add_literal(buffer, date_field)
+        if not self.keep_alive:
+            _add_literal(buffer, b"Connection: close\r\n\r\n")
+        elif not self.http11:
+            _add_literal(buffer, b"Connection: keep-alive\r\n\r\n")
+        else:
+            _add_literal(buffer, b"\r\n")
+        self.head_written = True
+        return 0
+
+    cdef int add(self, bytes data, int64_t known_length) except -1:
+        """A piece of the body. `known_length` as in `_write_head`. What was added before must have
+        been sent."""
+        cdef Buffer* buffer = &self.buffer
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        cdef char frame[24]
+        cdef int frame_size
+        if not self.head_written:
+            self._write_head(known_length)
+        if self.bodyless or size == 0:
+            return 0
+        if self.length >= 0 and self.body_size + <int64_t>size > self.length:
+            self.complaint = "the application sent more than its Content-Length"
+            self.keep_alive = False
+            size = <size_t>(self.length - self.body_size)
+            data = data[:size]
+            if size == 0:
+                return 0
+        self.body_size += size
+        if self.chunked:
+            frame_size = snprintf(frame, sizeof(frame), b"%zx\r\n", size)
+            buffer_add(buffer, frame, frame_size)
+        if size <= COPIED:
+            buffer_add(buffer, PyBytes_AS_STRING(data), size)
+            if self.chunked:
+                _add_literal(buffer, b"\r\n")
+        else:
+            self.piece = data
+            self.piece_at = 0
+            self.crlf_after = self.chunked
+            self.crlf_at = 0
+        return 0
+
+    cdef int add_file(self, int fd, int64_t at, int64_t size) except -1:
+        """The rest of the body: `size` bytes of a regular file from offset `at`."""
+        if not self.head_written:
+            self._write_head(size)
+        if self.bodyless:
+            return 0
+        if self.length >= 0 and size > self.length:
+            size = self.length
+        if self.chunked:  # only after `write()` of a body without a length
+            raise ValueError("file after written data")
+        self.body_size += size
+        self.file_fd = fd
+        self.file_at = at
+        self.file_left = size
+        return 0
+
+    cdef int end(self) except -1:
+        """No more body."""
+        if not self.head_written:
+            self._write_head(0)
+        if self.chunked:
+            _add_literal(&self.buffer, b"0\r\n\r\n")
+        elif not self.bodyless and self.length >= 0 and self.body_size < self.length:
+            self.complaint = (
+                f"the application sent {self.body_size} bytes of its Content-Length {self.length}"
+            )
+            self.keep_alive = False
+            self.cut = True
+        self.complete = True
+        return 0
+
+    cdef int fail(self, int code) except -1:
+        """Answer with sockd's own plain `code`, if nothing was sent; else cut the response, which
+        the peer can tell by its framing."""
+        self.piece = None
+        self.file_left = 0
+        if self.head_written:
+            self.keep_alive = False
+            self.complete = self.cut = True
+            return 0
+        phrase = HTTPStatus(code).phrase
+        self.start(f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        body = f"{phrase}\n".encode()
+        self.add(body, len(body))
+        return self.end()
+
+    cdef int send(self, int fd, uint32_t* sent_bytes) noexcept:
+        """Send what is pending. `sent_bytes` is increased by what the socket took."""
+        cdef iovec parts[3]
+        cdef msghdr message
+        cdef size_t count
+        cdef ssize_t sent
+        cdef size_t step
+        cdef long offset
+        while self.buffer_at < self.buffer.size or self.piece is not None:
+            count = 0
+            if self.buffer_at < self.buffer.size:
+                parts[count].iov_base = self.buffer.data + self.buffer_at
+                parts[count].iov_len = self.buffer.size - self.buffer_at
+                count += 1
+            if self.piece is not None:
+                parts[count].iov_base = PyBytes_AS_STRING(self.piece) + self.piece_at
+                parts[count].iov_len = PyBytes_GET_SIZE(self.piece) - self.piece_at
+                count += 1
+                if self.crlf_after:
+                    parts[count].iov_base = <char*>b"\r\n" + self.crlf_at
+                    parts[count].iov_len = 2 - self.crlf_at
+                    count += 1
+            if count == 1:
+                sent = c_send(fd, parts[0].iov_base, parts[0].iov_len,
+                              MSG_NOSIGNAL | (MSG_MORE if self.file_left else 0))
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = parts
+                message.msg_iovlen = count
+                sent = sendmsg(fd, &message, MSG_NOSIGNAL)
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                return BLOCKED if errno == EAGAIN else GONE
+            sent_bytes[0] += <uint32_t>sent
+            step = min(<size_t>sent, self.buffer.size - self.buffer_at)
+            self.buffer_at += step
+            sent -= step
+            if self.piece is not None:
+                step = min(<size_t>sent, <size_t>PyBytes_GET_SIZE(self.piece) - self.piece_at)
+                self.piece_at += step
+                self.crlf_at += <int>(sent - step)
+                if (self.piece_at == <size_t>PyBytes_GET_SIZE(self.piece)
+                        and (not self.crlf_after or self.crlf_at == 2)):
+                    self.piece = None
+        self.buffer.size = self.buffer_at = 0
+        while self.file_left > 0:
+            offset = self.file_at
+            sent = sendfile(fd, self.file_fd, &offset, <size_t>min(self.file_left, 1 << 20))
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                return BLOCKED if errno == EAGAIN else GONE
+            if sent == 0:  # the file became shorter than its announced length
+                self.complaint = "the file ended before its announced length"
+                return GONE
+            sent_bytes[0] += <uint32_t>sent
+            self.file_at += sent
+            self.file_left -= sent
+        return ALL_SENT

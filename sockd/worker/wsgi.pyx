@@ -1,0 +1,359 @@
+# cython: language_level=3
+"""WSGI (PEP 3333) on the connection loop: environ, start_response, the iterable."""
+
+import os
+import stat
+import sys
+import urllib.parse
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.dict cimport PyDict_Copy, PyDict_SetItem
+from cpython.ref cimport Py_INCREF, PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy
+
+import sockd
+
+from sockd.board cimport note_request
+from sockd.http.loop cimport Connection, Handler, Loop
+from sockd.http.parser cimport CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Field, Head, Span
+from sockd.http.response cimport Response
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
+    PyObject* PyDict_SetDefault(object table, object key, object default) except NULL
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
+cdef enum:
+    # Names of header fields that are remembered with their environ keys.
+    NAMES = 1024
+    NAMES_FILLED = 512
+    # A list of small pieces is sent as one.
+    JOINED = 65536
+    SPARE_CALLS = 8
+
+cdef struct Name:
+    char* raw
+    uint32_t size
+    PyObject* key
+
+cdef Name _names[NAMES]
+cdef int _names_filled = 0
+
+
+cdef inline str _text(const char* data, Span* span):
+    return <str>PyUnicode_DecodeLatin1(data + span.start, span.size, NULL)
+
+
+cdef str _environ_key(const char* name, uint32_t size):
+    """HTTP_X_NAME for a field name, remembered by its bytes."""
+    global _names_filled
+    cdef uint32_t i
+    cdef uint32_t mixed = size
+    cdef Name* entry
+    for i in range(size):
+        mixed = mixed * 31 + <uint8_t>name[i]
+    mixed ^= mixed >> 15
+    for i in range(8):
+        entry = &_names[(mixed + i) & (NAMES - 1)]
+        if entry.raw == NULL:
+            break
+        if entry.size == size and memcmp(entry.raw, name, size) == 0:
+            return <str>entry.key
+    else:
+        entry = NULL
+    text = PyBytes_FromStringAndSize(name, size).decode("ascii").upper().replace("-", "_")
+    key = sys.intern("HTTP_" + text)
+    if entry != NULL and _names_filled < NAMES_FILLED:
+        entry.raw = <char*>malloc(size)
+        if entry.raw != NULL:
+            memcpy(entry.raw, name, size)
+            entry.size = size
+            Py_INCREF(key)
+            entry.key = <PyObject*>key
+            _names_filled += 1
+    return key
+
+
+cdef class FileWrapper:
+    """wsgi.file_wrapper: a regular file is sent by the kernel, all else by its read()."""
+
+    cdef readonly object filelike
+    cdef readonly Py_ssize_t block_size
+
+    def __init__(self, filelike, Py_ssize_t block_size=65536):
+        self.filelike = filelike
+        self.block_size = block_size
+
+    def close(self):
+        close = getattr(self.filelike, "close", None)
+        if close is not None:
+            close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self.filelike.read(self.block_size)
+        if data:
+            return data
+        raise StopIteration
+
+
+cdef class Call(Response):
+    """One request in the application's hands. It is the start_response that the app is given."""
+
+    cdef Loop loop
+    cdef dict environ
+    cdef list written
+    cdef object iterable
+    cdef object iterator
+    cdef int64_t known_length
+
+    def __call__(self, str status not None, list headers not None, exc_info=None):
+        if exc_info is not None:
+            try:
+                if self.head_written:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.started:
+            raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
+        self.start(status, headers)
+        return self.write
+
+    def write(self, data):
+        """PEP 3333's write(): for applications that cannot return an iterable."""
+        if type(data) is not bytes:
+            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        if self.written is None:
+            self.written = []
+        self.written.append(data)
+
+
+cdef class WSGIHandler(Handler):
+    """Runs `application` for each request.
+
+    `report(message, exc_info or None, fields)` is told of what the application did wrong; fields
+    are journal fields."""
+
+    cdef object application
+    cdef list templates
+    cdef list spare
+    cdef readonly bint multiprocess
+
+    def __init__(self, application, *, report=None, bint multiprocess=True):
+        self.application = application
+        self.report = report
+        self.multiprocess = multiprocess
+        self.templates = []
+        self.spare = []
+
+    cdef _make_templates(self, Loop loop):
+        """What every environ of a listener has in common. All keys of a request are there from
+        the start, so that filling a copy in seldom makes the table grow."""
+        for listener in loop.listeners:
+            name = listener.getsockname()
+            host, port = name[:2] if isinstance(name, tuple) else ("localhost", 80)
+            self.templates.append({
+                "REQUEST_METHOD": "",
+                "SCRIPT_NAME": "",
+                "PATH_INFO": "",
+                "QUERY_STRING": "",
+                "RAW_URI": "",
+                "SERVER_PROTOCOL": "",
+                "SERVER_NAME": host,
+                "SERVER_PORT": str(port),
+                "SERVER_SOFTWARE": f"sockd/{sockd.__version__}",
+                "REMOTE_ADDR": "",
+                "REMOTE_PORT": "",
+                "wsgi.version": (1, 0),
+                "wsgi.url_scheme": "http",
+                "wsgi.input": None,
+                "wsgi.input_terminated": True,
+                "wsgi.errors": sys.stderr,
+                "wsgi.multithread": False,
+                "wsgi.multiprocess": self.multiprocess,
+                "wsgi.run_once": False,
+                "wsgi.file_wrapper": FileWrapper,
+            })
+
+    cdef Response open(self, Loop loop, Connection* c, const char* data):
+        cdef Head* head = c.head
+        cdef Call call
+        cdef dict environ
+        cdef Field* field
+        cdef uint32_t i
+        cdef str key
+        cdef str value
+        cdef str method
+        cdef PyObject* earlier
+        if not self.templates:
+            self._make_templates(loop)
+        call = <Call>self.spare.pop() if self.spare else Call()
+        call.loop = loop
+        environ = <dict>PyDict_Copy(self.templates[c.listener])
+        call.environ = environ
+        method = _text(data, &head.method)
+        environ["REQUEST_METHOD"] = method
+        if head.path.size == 0:
+            environ["PATH_INFO"] = "/"  # RFC 9112 3.2.2, of an absolute-form without a path
+        elif memchr(data + head.path.start, 37, head.path.size) == NULL:
+            environ["PATH_INFO"] = _text(data, &head.path)
+        else:
+            raw = PyBytes_FromStringAndSize(data + head.path.start, head.path.size)
+            environ["PATH_INFO"] = urllib.parse.unquote_to_bytes(raw).decode("latin-1")
+        if head.has_query:
+            environ["QUERY_STRING"] = _text(data, &head.query)
+        environ["RAW_URI"] = _text(data, &head.target)
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
+        peer = loop.peer(c)
+        environ["REMOTE_ADDR"] = peer[0]
+        environ["REMOTE_PORT"] = peer[1]
+        if head.authority.size:
+            environ["HTTP_HOST"] = _text(data, &head.authority)
+        for i in range(head.count):
+            field = &head.fields[i]
+            value = _text(data, &field.value)
+            if field.id == CONTENT_TYPE:
+                key = "CONTENT_TYPE"
+            elif field.id == CONTENT_LENGTH:
+                key = "CONTENT_LENGTH"
+            else:
+                key = _environ_key(data + field.name.start, field.name.size)
+            earlier = PyDict_SetDefault(environ, key, value)
+            if earlier != <PyObject*>value:
+                # RFC 9110 5.3: fields of one name are a list; RFC 9113 8.2.3 for cookies.
+                joint = "; " if field.id == COOKIE else ","
+                environ[key] = <str>earlier + joint + value
+        call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
+        return call
+
+    cdef int call(self, Response response, object body) except -1:
+        cdef Call call = <Call>response
+        cdef str method = <str>call.environ["REQUEST_METHOD"]
+        cdef str target = <str>call.environ["RAW_URI"]
+        note_request(call.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
+                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), call.loop.now)
+        call.environ["wsgi.input"] = body
+        call.known_length = -1
+        try:
+            call.iterable = self.application(call.environ, call)
+            if call.written is None:
+                self._begin_iterable(call)
+            # else what was written goes first, and pull() begins the iterable after it
+        except BaseException:
+            self._failed(call)
+        return 0
+
+    cdef _begin_iterable(self, Call call):
+        """Look at what the application returned: a whole body needs no framing in pieces."""
+        cdef object iterable = call.iterable
+        if type(iterable) is list or type(iterable) is tuple:
+            if len(iterable) == 1:
+                data = iterable[0]
+                _check_piece(call, data)
+                call.add(<bytes>data, len(<bytes>data))
+                call.end()
+                return
+            for data in iterable:
+                _check_piece(call, data)
+            if not call.head_written:
+                call.known_length = sum(map(len, iterable))
+                if call.known_length <= JOINED:
+                    if not call.started:
+                        raise RuntimeError("start_response was not called (PEP 3333)")
+                    call.add(b"".join(iterable), call.known_length)
+                    call.end()
+                    return
+        elif type(iterable) is FileWrapper and self._send_file(call):
+            return
+        call.iterator = iter(iterable)
+
+    cdef bint _send_file(self, Call call) except -1:
+        """Hand a regular file to the kernel; false if it is none."""
+        filelike = (<FileWrapper>call.iterable).filelike
+        try:
+            fd = filelike.fileno()
+            at = filelike.tell()
+            status = os.fstat(fd)
+        except (AttributeError, OSError, ValueError):
+            return False
+        if not stat.S_ISREG(status.st_mode) or at > status.st_size:
+            return False
+        if not call.started:
+            raise RuntimeError("start_response was not called (PEP 3333)")
+        if call.head_written:
+            return False
+        call.add_file(fd, at, status.st_size - at)
+        call.end()
+        return True
+
+    cdef int pull(self, Response response) except -1:
+        cdef Call call = <Call>response
+        try:
+            if call.written is not None:
+                if call.written:
+                    call.add(<bytes>call.written.pop(0), -1)
+                else:
+                    call.written = None
+                    self._begin_iterable(call)
+                return 0
+            try:
+                data = next(call.iterator)
+            except StopIteration:
+                if not call.started:
+                    raise RuntimeError("start_response was not called (PEP 3333)")
+                call.end()
+                return 0
+            _check_piece(call, data)
+            if data:
+                call.add(<bytes>data, call.known_length)
+        except BaseException:
+            self._failed(call)
+        return 0
+
+    cdef int _failed(self, Call call) except -1:
+        """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
+        call.loop.slot.exceptions += 1
+        if self.report is not None:
+            self.report(f"{self.describe(call)}: the application failed", sys.exc_info(), {})
+        call.fail(500)
+        return 0
+
+    cdef int close(self, Response response) except -1:
+        cdef Call call = <Call>response
+        cdef object iterable = call.iterable
+        call.iterable = call.iterator = call.written = None
+        if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
+            close = getattr(iterable, "close", None)
+            if close is not None:
+                try:
+                    close()
+                except BaseException:
+                    call.loop.slot.exceptions += 1
+                    if self.report is not None:
+                        self.report(f"{self.describe(call)}: close() of the response failed",
+                                    sys.exc_info(), {})
+        return 0
+
+    cdef int recycle(self, Response response) except -1:
+        cdef Call call = <Call>response
+        call.environ = None
+        if len(self.spare) < SPARE_CALLS:
+            self.spare.append(call)
+        return 0
+
+    cdef str describe(self, Response response):
+        cdef Call call = <Call>response
+        return f"{call.environ['REQUEST_METHOD']} {call.environ['RAW_URI']}"
+
+
+cdef int _check_piece(Call call, object data) except -1:
+    if type(data) is not bytes:
+        raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
+    if not call.started:
+        raise RuntimeError("start_response was not called (PEP 3333)")
+    return 0
