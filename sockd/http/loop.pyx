@@ -251,15 +251,19 @@ cdef class Loop:
         Idle connections are closed at once if `close_idle`; else each is answered once more, with
         `Connection: close`, until its keep-alive time is over. `accept_rest` takes what the
         kernel has queued first: for listeners that nobody serves afterwards."""
+        # Also called in the middle of a request, by a signal: its response says so already.
+        self.draining = True
         self.drain_wish = (seconds, close_idle, accept_rest)
 
     def run(self):
         """Serve until stopped or drained."""
         self._listen(True)
         while not self.stopping:
-            self._turn()
-            if self.draining and self.slot.connections == 0:
+            if self.drain_wish is not None:
+                self._begin_drain()
+            if self.drain_deadline and self.slot.connections == 0:
                 break
+            self._turn()
         for state in range(STATES_COUNT):
             while self.queues[<int>state].first != NULL:
                 self._close(self.queues[<int>state].first)
@@ -275,8 +279,6 @@ cdef class Loop:
         cdef uint64_t tag
         cdef uint64_t woken
         cdef Connection* c
-        if self.drain_wish is not None:
-            self._begin_drain()
         timeout = self._timeout()
         with nogil:
             count = epoll_wait(self.epoll, events, EVENTS, timeout)
@@ -333,7 +335,7 @@ cdef class Loop:
             if c != NULL and self.queues[state].span:
                 if next_deadline == 0 or c.deadline < next_deadline:
                     next_deadline = c.deadline
-        if self.draining and (next_deadline == 0 or self.drain_deadline < next_deadline):
+        if self.drain_deadline and (next_deadline == 0 or self.drain_deadline < next_deadline):
             next_deadline = self.drain_deadline
         if self.accept_again and (next_deadline == 0 or self.accept_again < next_deadline):
             next_deadline = self.accept_again
@@ -359,7 +361,7 @@ cdef class Loop:
                     if state == WRITING:
                         self._complain(c, "cut: the client took too long to read the response")
                     self._close(c)
-        if self.draining and now >= self.drain_deadline:
+        if self.drain_deadline and now >= self.drain_deadline:
             for state in (HEAD, BODY, ACTIVE, WRITING):
                 while self.queues[state].first != NULL:
                     self.aborted += 1
@@ -432,8 +434,9 @@ cdef class Loop:
         seconds, close_idle, accept_rest = self.drain_wish
         self.drain_wish = None
         self.now = _monotonic_usec()
+        first = not self.drain_deadline
         self.drain_deadline = self.now + <uint64_t>(seconds * 1000000)
-        if not self.draining:
+        if first:
             self.slot.state = DRAINING
             if accept_rest:
                 self._listen(True)
@@ -441,7 +444,6 @@ cdef class Loop:
                     while self._accept(index):
                         pass
             self._listen(False)
-        self.draining = True
         self.accept_again = 0
         if close_idle:
             # A request may be in the socket already: look once more before closing.

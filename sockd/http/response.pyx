@@ -343,6 +343,8 @@ cdef class Response:
         cdef ssize_t sent
         cdef size_t step
         cdef long offset
+        if not self.head_written:
+            return ALL_SENT  # the head is open still: the application may yet replace it
         while self.buffer_at < self.buffer.size or self.piece is not None:
             count = 0
             if self.buffer_at < self.buffer.size:

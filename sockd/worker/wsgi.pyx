@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import urllib.parse
+from io import BytesIO
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
@@ -107,6 +108,7 @@ cdef class Call(Response):
 
     cdef Loop loop
     cdef dict environ
+    cdef object body
     cdef list written
     cdef object iterable
     cdef object iterator
@@ -122,6 +124,8 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(status, headers)
+        if self.loop.draining:
+            self.keep_alive = False
         return self.write
 
     def write(self, data):
@@ -237,7 +241,7 @@ cdef class WSGIHandler(Handler):
         cdef str target = <str>call.environ["RAW_URI"]
         note_request(call.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
                      <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), call.loop.now)
-        call.environ["wsgi.input"] = body
+        call.body = call.environ["wsgi.input"] = body
         call.known_length = -1
         try:
             call.iterable = self.application(call.environ, call)
@@ -326,7 +330,9 @@ cdef class WSGIHandler(Handler):
     cdef int close(self, Response response) except -1:
         cdef Call call = <Call>response
         cdef object iterable = call.iterable
-        call.iterable = call.iterator = call.written = None
+        if call.body is not None and type(call.body) is not BytesIO:
+            call.body.close()  # a spooled body: its file goes with the request
+        call.iterable = call.iterator = call.written = call.body = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
             close = getattr(iterable, "close", None)
             if close is not None:
