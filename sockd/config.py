@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from sockd import toml_lines
-from sockd.errors import ConfigError, PermissionDenied
+from sockd.errors import ConfigError, PermissionDenied, UsageError
 from sockd.settings import TABLE, Row, Settings, rows
 
 DIRECTORY = Path("/etc/sockd")
@@ -72,11 +72,14 @@ def load(
     """Read the configuration of the service `name`, or that in the file `path`; with neither, what
     `environ` and `overrides` (key → value as TOML or a flag's text has it) say, as "app".
 
-    Relative paths start at the file that NAME.toml is, those of variables and flags at the current
-    directory. Raises ConfigError and PermissionDenied.
+    A service of which they give the application needs no file. Relative paths start at the
+    directory of NAME.toml, those of variables and flags at the current one. Raises ConfigError and
+    PermissionDenied.
     """
     if path is None and name is not None:
         path = DIRECTORY / f"{_valid_name(name)}.toml"
+        if ("app.target" in overrides or "SOCKD_APP_TARGET" in environ) and not path.exists():
+            path = None
     elif path is not None:
         path = path.absolute()
         name = _valid_name(name or path.name.removesuffix(".toml"))
@@ -92,6 +95,19 @@ def load(
     if reader.errors:
         raise ConfigError("\n".join(reader.errors))
     return Config(name or "app", path, settings, MappingProxyType(reader.sources))
+
+
+def only_name() -> str:
+    """The name of the one service that DIRECTORY configures; UsageError when there is not one."""
+    try:
+        names = sorted(file.stem for file in DIRECTORY.glob("*.toml"))
+    except OSError:
+        names = []
+    if not names:
+        raise UsageError(f"name a service: no *.toml in {DIRECTORY}")
+    if len(names) > 1:
+        raise UsageError(f"several services are configured, name one of them: {', '.join(names)}")
+    return names[0]
 
 
 def _valid_name(name: str) -> str:

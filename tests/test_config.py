@@ -9,7 +9,7 @@ import pytest
 
 from sockd import config
 from sockd.config import load
-from sockd.errors import ConfigError
+from sockd.errors import ConfigError, UsageError
 
 GOOD = 'app.target = "shop.wsgi:application"\n'
 
@@ -90,6 +90,14 @@ def test_name_is_looked_up_in_the_directory(
     write(tmp_path / "shop.toml", GOOD)
     assert load("shop", environ={}).path == tmp_path / "shop.toml"
     assert load("two", tmp_path / "shop.toml", environ={}).name == "two"
+    with pytest.raises(ConfigError, match="three.toml does not exist"):
+        load("three", environ={})
+    cfg = load("three", overrides={"app.target": "a:b"}, environ={})
+    assert (cfg.name, cfg.path) == ("three", None)
+    assert config.only_name() == "shop"
+    write(tmp_path / "four.toml", GOOD)
+    with pytest.raises(UsageError, match="name one of them: four, shop"):
+        config.only_name()
     with pytest.raises(ConfigError, match="cannot be the name of a service"):
         load("../shop", environ={})
 
@@ -109,7 +117,7 @@ def test_name_is_looked_up_in_the_directory(
         ("limits = 5\n", "FILE:2: limits: expected a table, [limits]"),
         ("[[unit]]\nuser = 'x'\n", "FILE:2: unit: expected a table, [unit]"),
         ("workers = 'many'\n", 'FILE:2: workers: expected "auto" or a whole number'),
-        ("workers = 2.5\n", "FILE:2: workers: expected a whole number"),
+        ("workers = 2.5\n", 'FILE:2: workers: expected "auto" or'),
         ("timeouts.drain = '5 parsecs'\n", "FILE:2: timeouts.drain: expected a number or text"),
         ("timeouts.drain = -1\n", "FILE:2: timeouts.drain: expected a number that is not neg"),
         ("log.level = 'loud'\n", 'FILE:2: log.level: expected one of "debug"'),
