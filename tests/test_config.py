@@ -90,7 +90,7 @@ def test_name_is_looked_up_in_the_directory(
     write(tmp_path / "shop.toml", GOOD)
     assert load("shop", environ={}).path == tmp_path / "shop.toml"
     assert load("two", tmp_path / "shop.toml", environ={}).name == "two"
-    with pytest.raises(ConfigError, match="three.toml does not exist"):
+    with pytest.raises(ConfigError, match=r"three\.toml does not exist"):
         load("three", environ={})
     cfg = load("three", overrides={"app.target": "a:b"}, environ={})
     assert (cfg.name, cfg.path) == ("three", None)
