@@ -127,16 +127,16 @@ def _generate_units(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from sockd import check
 
-    findings = check.examine(_loader(options)())
-    paint = _coloured(sys.stdout)
-    for finding in findings:
-        word, colour = ("ok     ", "32") if finding.good else ("problem", "31")
-        print(f"\x1b[{colour}m{word}\x1b[0m" if paint else word, finding.text)
-    sys.stdout.flush()
-    for finding in findings:
+    colours = {"ok": "32", "note": "33", "problem": "31"}
+    paint, worst = _coloured(sys.stdout), OK
+    for finding in check.examine(_loader(options)()):
+        word = finding.word.ljust(len("problem"))
+        print(f"\x1b[{colours[finding.word]}m{word}\x1b[0m" if paint else word, finding.text)
+        sys.stdout.flush()
         if finding.detail:
             print(finding.detail.rstrip("\n"), file=sys.stderr)
-    return max(finding.exit_code for finding in findings)
+        worst = max(worst, finding.exit_code)
+    return worst
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -152,9 +152,11 @@ def _stop(options: argparse.Namespace) -> int:
     try:
         path = client.locate(options.name)
     except NotRunning:
-        done = client.stop_idle_sockets(options.name) if options.name else None
-        if done is None:
+        # It may be idle, with systemd waiting for the first client.
+        sockets = client.active_sockets(options.name) if options.name else []
+        if not sockets:
             raise
+        done = client.stop_units(*sockets)
     else:
         done = client.stop(path)
     _say(done)

@@ -245,16 +245,11 @@ def stop(path: Path) -> str:
         return f"stopped {master.name}"
 
 
-def stop_idle_sockets(name: str) -> str | None:
-    """Stop the sockets that wait to start the service `name`; None when there are none."""
+def active_sockets(name: str) -> list[str]:
+    """The socket units by which systemd listens for the service `name`."""
     candidates = [f"{name}.socket", f"sockd@{name}.socket"]
-    shown = _systemctl("show", "--property=Id,ActiveState", *candidates)
-    active = [
-        unit
-        for unit, block in zip(candidates, shown.split("\n\n"), strict=False)
-        if "ActiveState=active" in block.splitlines()
-    ]
-    return stop_units(*active) if active else None
+    shown = _systemctl("show", "--property=ActiveState", "--value", *candidates).split()
+    return [unit for unit, state in zip(candidates, shown, strict=False) if state == "active"]
 
 
 def stop_units(*units: str) -> str:

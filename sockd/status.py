@@ -19,9 +19,11 @@ def screen(document: dict[str, Any], now_usec: int, *, colour: bool = False) -> 
 def _lines(document: dict[str, Any], now_usec: int, colour: bool) -> Iterator[str]:
     state = document["state"]
     mark = _painted("●", state, colour)
+    generation = document["generation"]
     yield (
         f"{mark} {document['name']}: {_painted(state, state, colour)}, "
-        f"generation {document['generation']}, up {elapsed(document['uptime_usec'])}"
+        f"{'no generation yet' if generation is None else f'generation {generation}'}, "
+        f"up {elapsed(document['uptime_usec'])}"
     )
     yield f"  master     pid {document['pid']}, sockd {document['sockd']}"
     yield f"  config     {document['config'] or 'command line only'}"
@@ -42,9 +44,9 @@ def _row(worker: dict[str, Any], now_usec: int) -> tuple[str, ...]:
         now = f"{_printable(worker['request'])} {taken}"
     return (
         worker["id"],
-        str(worker["pid"]),
+        str(worker["pid"] or "-"),
         worker["state"],
-        elapsed(now_usec - worker["started_usec"]),
+        elapsed(now_usec - worker["started_usec"]) if worker["started_usec"] else "-",
         f"{worker['requests']:,}",
         f"{worker['responses_4xx']:,}",
         f"{worker['responses_5xx']:,}",
