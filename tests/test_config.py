@@ -1,5 +1,6 @@
 """config.load: files, variables and flags in their order, and mistakes where they stand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -236,3 +237,16 @@ def test_unreadable_file(tmp_path: Path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == f"77 {path}: no permission to read this file\n"
+
+
+def test_the_manual_lists_every_setting() -> None:
+    manual = Path(__file__).parents[1].joinpath("docs/configuration.md").read_text()
+    table = (
+        "| key | kind | default | what | change |\n| --- | --- | --- | --- | --- |\n"
+        + "".join(
+            f"| `{row.key}` | {row.kind.name.replace('|', 'or')} | `{json.dumps(row.default)}` "
+            f"| {row.doc} | {row.change} |\n"
+            for row in config.ROWS.values()
+        )
+    )
+    assert manual.endswith(table), f"docs/configuration.md should end with\n{table}"
