@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address
+from typing import Any, Literal, NamedTuple, cast
 
 Change = Literal["reload", "restart", "units"]
 """What makes a changed value take effect: `systemctl reload`, a restart of the service, or
@@ -80,7 +81,10 @@ def _count(value: Any) -> int:
 def _workers(value: Any) -> int:
     if value == "auto":
         return 0
-    count = _count(value)
+    try:
+        count = _count(value)
+    except ValueError:
+        count = 0
     if not 1 <= count <= 512:
         raise ValueError('expected "auto" or a whole number from 1 to 512')
     return count
@@ -92,6 +96,36 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("expected a list of strings")
     return tuple(_text(item) for item in value)
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    addresses = _texts(value)
+    for address in addresses:
+        host, colon, port = address.rpartition(":")
+        if address.startswith("/"):
+            if len(address.encode()) > 107:  # sun_path with its NUL, unix(7)
+                raise ValueError(
+                    f"{address} is longer than the 107 bytes that a socket's path has"
+                )
+        elif not (colon and port.isascii() and port.isdigit() and int(port) < 1 << 16) or not (
+            _is_host(host)
+        ):
+            raise ValueError(
+                f'"{address}" is no address; expected "HOST:PORT", "[V6]:PORT", ":PORT" or '
+                '"/path.sock"'
+            )
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("an address is listed twice")
+    return addresses
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return bool(IPv6Address(host[1:-1]))
+        except ValueError:
+            return False
+    return not re.search(r"[^A-Za-z0-9._-]", host)
 
 
 def _table(value: Any) -> dict[str, str]:
@@ -121,6 +155,7 @@ SIZE = Kind("size", _size)
 COUNT = Kind("number", _count)
 WORKERS = Kind("auto | number", _workers)
 TEXTS = Kind("list of strings", _texts)
+ADDRESSES = Kind("list of addresses", _addresses)
 TABLE = Kind("table of strings", _table)
 
 
@@ -192,7 +227,7 @@ class Nginx:
 @dataclass(frozen=True)
 class Settings:
     bind: tuple[str, ...] = option(
-        TEXTS,
+        ADDRESSES,
         ["127.0.0.1:8000"],
         "`HOST:PORT`, `[V6]:PORT`, `:PORT` or `/path.sock`; under systemd only the units read it",
         "units",
@@ -223,6 +258,5 @@ def rows(table: type[Any] = Settings, prefix: str = "") -> Iterator[Row]:
             m = item.metadata
             yield Row(prefix + item.name, m["kind"], m["default"], m["doc"], m["change"])
         else:
-            section = item.default_factory
-            assert isinstance(section, type) and is_dataclass(section)
+            section = cast(type[Any], item.default_factory)
             yield from rows(section, f"{prefix}{item.name}.")

@@ -1,0 +1,346 @@
+"""The command line: what each command takes, does, prints, and its exit code.
+
+Data goes to stdout, words to stderr. Exit codes are those of `errors`. Nothing else in sockd
+prints or exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from sockd import __version__, client, config, status
+from sockd.errors import FAILED, INTERNAL, OK, NotRunning, SockdError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show it
+    try:
+        options = _parser().parse_args(arguments)
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except SockdError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough; the interpreter flushes it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        _say(
+            f"this is a mistake in sockd {__version__}, not in your application or configuration; "
+            "please report it with the traceback above",
+            "31",
+        )
+        return INTERNAL
+
+
+def _complain(error: SockdError) -> None:
+    for line in str(error).splitlines():
+        _say(line, "31")
+    if error.detail:
+        print(error.detail.rstrip("\n"), file=sys.stderr)
+
+
+def _say(line: str, colour: str = "0") -> None:
+    prefix = f"\x1b[{colour}msockd:\x1b[0m" if _coloured(sys.stderr) else "sockd:"
+    print(prefix, line, file=sys.stderr)
+
+
+def _coloured(stream: object) -> bool:
+    """https://no-color.org: colours on a terminal, unless NO_COLOR is not empty."""
+    is_terminal = getattr(stream, "isatty", lambda: False)()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+# The commands. Each imports what only it needs: the master must not hold jinja2, nor `sockd
+# reload`, which systemd runs in the service's sandbox, the master's libraries.
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from sockd.master.loop import serve
+
+    if options.runtime_dir is not None:
+        os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
+    return serve(_loader(options))
+
+
+def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
+    """Reads the configuration that the command line names, each time anew."""
+    name, app = _name_and_app(options.what)
+    if name is None and options.config is None and app is None:
+        name = config.only_name()
+    given = {
+        "app.target": app,
+        "bind": options.bind,
+        "workers": options.workers,
+        "app.directory": options.dir,
+        "app.venv": options.venv,
+    }
+    overrides = dict(options.set) | {key: value for key, value in given.items() if value}
+    path = options.config and options.config.absolute()
+    return partial(config.load, name, path, overrides)
+
+
+def _name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:
+    apps = [word for word in words if ":" in word]
+    names = [word for word in words if ":" not in word]
+    if len(apps) > 1 or len(names) > 1:
+        raise UsageError("expected one NAME and one APP (module:attribute) at most")
+    return (names[0] if names else None), (apps[0] if apps else None)
+
+
+def _generate_units(options: argparse.Namespace) -> int:
+    from sockd import units
+
+    files = units.render(_loader(options)())
+    if options.install:
+        for sentence in units.install(files, force=options.force):
+            _say(sentence)
+    elif options.output is not None:
+        for sentence in units.write(files, options.output, force=options.force):
+            _say(sentence)
+    else:
+        for name, text in files.items():
+            print(f"# ==> {name} <==\n{text}")
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sockd import check
+
+    colours = {"ok": "32", "note": "33", "problem": "31"}
+    paint, worst = _coloured(sys.stdout), OK
+    for finding in check.examine(_loader(options)()):
+        word = finding.word.ljust(len("problem"))
+        print(f"\x1b[{colours[finding.word]}m{word}\x1b[0m" if paint else word, finding.text)
+        sys.stdout.flush()
+        if finding.detail:
+            print(finding.detail.rstrip("\n"), file=sys.stderr)
+        worst = max(worst, finding.exit_code)
+    return worst
+
+
+def _reload(options: argparse.Namespace) -> int:
+    main_pid = os.environ.get("MAINPID", "")  # systemd.service(5), ExecReload=
+    generation = client.reload(
+        client.locate(options.name), watch_pid=int(main_pid) if main_pid.isdigit() else None
+    )
+    _say(f"reloaded: generation {generation} serves")
+    return OK
+
+
+def _stop(options: argparse.Namespace) -> int:
+    try:
+        path = client.locate(options.name)
+    except NotRunning:
+        # It may be idle, with systemd waiting for the first client.
+        sockets = client.active_sockets(options.name) if options.name else []
+        if not sockets:
+            raise
+        done = client.stop_units(*sockets)
+    else:
+        done = client.stop(path)
+    _say(done)
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    document = client.status(client.locate(options.name))
+    if options.json:
+        print(json.dumps(document, indent=2))
+    else:
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        print(status.screen(document, now, colour=_coloured(sys.stdout)), end="")
+    return OK
+
+
+# What each command takes.
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sockd",
+        description="Serves Python web applications the way systemd wants a service to behave.",
+        epilog=_examples(
+            ("sockd serve hello:app", "serve without any configuration, on 127.0.0.1:8000"),
+            ("sockd generate-units --install shop", "set up shop.service, its socket and nginx"),
+            ("sockd status", "what is going on"),
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sockd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check(commands)
+    _add_generate_units(commands)
+    _add_running(commands)
+    return parser
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    more: str,
+    *examples: tuple[str, str],
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {more}",
+        epilog=_examples(*examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _examples(*examples: tuple[str, str]) -> str:
+    return "examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples)
+
+
+def _add_configuration(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "what",
+        metavar="NAME | APP",
+        nargs="*",
+        help="the service's NAME, and its application as module:attribute or module:factory()",
+    )
+    command.add_argument(
+        "--config", metavar="FILE", type=Path, help="instead of /etc/sockd/NAME.toml"
+    )
+    command.add_argument(
+        "--bind",
+        metavar="ADDRESS",
+        action="append",
+        help="HOST:PORT, [V6]:PORT, :PORT or /path.sock (repeatable; default 127.0.0.1:8000)",
+    )
+    command.add_argument("--workers", metavar="N", help="worker processes, or auto")
+    command.add_argument("--dir", metavar="DIR", help="the application's working directory")
+    command.add_argument("--venv", metavar="DIR", help="virtual environment that it runs in")
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        type=_key_and_value,
+        action="append",
+        default=[],
+        help="any setting, as timeouts.drain=5s (repeatable)",
+    )
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise argparse.ArgumentTypeError("expected KEY=VALUE")
+    return key, value
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "run an application in the foreground",
+        "Takes over the sockets that systemd passes, else listens on --bind.",
+        ("sockd serve shop", "the service that /etc/sockd/shop.toml describes"),
+        ("sockd serve hello:app --bind :8080 --workers 2", "no configuration needed"),
+        ("sockd serve 'shop.web:create_app()' --dir /srv/shop --venv /srv/shop/venv", "a factory"),
+    )
+    _add_configuration(serve)
+    serve.add_argument(
+        "--runtime-dir", metavar="DIR", type=Path, help="where control.sock is made"
+    )
+
+
+def _add_check(commands: Commands) -> None:
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "look for mistakes before a start or reload",
+        "Reads the configuration, looks at what it names, and imports the application\n"
+        "in a process of its own, as the service would.",
+        ("sockd check", "the only service of this machine"),
+        ("sockd check shop", "/etc/sockd/shop.toml"),
+        ("sockd check --config ./shop.toml", "before it is installed"),
+    )
+    _add_configuration(check)
+
+
+def _add_generate_units(commands: Commands) -> None:
+    generate = _command(
+        commands,
+        "generate-units",
+        _generate_units,
+        "make the systemd units and the nginx site of a service",
+        "Prints them, unless told to write or install them.",
+        ("sockd generate-units shop", "read them first"),
+        ("sockd generate-units shop --output build/", "write them to a directory"),
+        ("sockd generate-units shop --install", "place them, reload systemd and nginx"),
+    )
+    _add_configuration(generate)
+    where = generate.add_mutually_exclusive_group()
+    where.add_argument("--output", metavar="DIR", type=Path, help="write them to DIR")
+    where.add_argument("--install", action="store_true", help="place them and tell what was done")
+    generate.add_argument(
+        "--force", action="store_true", help="overwrite files that sockd did not generate"
+    )
+
+
+def _add_running(commands: Commands) -> None:
+    """The commands that speak to a running service."""
+    reload = _command(
+        commands,
+        "reload",
+        _reload,
+        "load the application's code and configuration anew, and wait for the outcome",
+        "\nIf it cannot be loaded, the old code serves on, and the exit code is 1.",
+        ("sockd reload shop", "after a deployment; `systemctl reload shop` does the same"),
+    )
+    stop = _command(
+        commands,
+        "stop",
+        _stop,
+        "end a service gracefully, and wait until it is gone",
+        "\nOne that systemd runs is stopped together with its sockets.",
+        ("sockd stop shop", "requests in hand are finished within timeouts.drain"),
+    )
+    show = _command(
+        commands,
+        "status",
+        _status,
+        "show what a service is doing",
+        "",
+        ("sockd status", "the only running service"),
+        ("sockd status shop --json", "all that is known, for programs"),
+    )
+    show.add_argument("--json", action="store_true", help="the whole document, as JSON")
+    for command in (reload, stop, show):
+        command.add_argument(
+            "name", metavar="NAME", nargs="?", help="the only running one if none"
+        )

@@ -1,0 +1,333 @@
+"""The commands as an operator types them, with real masters and real applications."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DEADLINE = 60.0  # seconds, for what takes less than one
+
+APP = """\
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"first"]
+"""
+
+
+def sockd(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sockd", *words],
+        env=environment(tmp_path, **more),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    forbidden = ("RUNTIME_DIRECTORY", "MAINPID", "NOTIFY_SOCKET", "NO_COLOR")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in forbidden and not name.startswith(("SOCKD_", "LISTEN_"))
+    }
+    return {**kept, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path), **more}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """shop.toml and its application, found by sockd() as the only service."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/hello.py").write_text(APP)
+    path = tmp_path / "shop.toml"
+    path.write_text(
+        'bind = ["127.0.0.1:0"]\nworkers = 1\n'
+        '[app]\ntarget = "hello:app"\ndirectory = "code"\n[timeouts]\nboot = "20s"\n'
+    )
+    return path
+
+
+Serve = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, name: str = "shop", **more: str) -> subprocess.Popen[str]:
+        directory = tmp_path / "sockd" / name
+        master = subprocess.Popen(
+            [sys.executable, "-m", "sockd", "serve", "--runtime-dir", str(directory), *words],
+            env=environment(tmp_path, **more),
+            cwd=tmp_path / "code",
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(master)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            done = sockd(tmp_path, "status", name, "--json")
+            if done.returncode == 0 and json.loads(done.stdout)["state"] == "serving":
+                return master
+            assert master.poll() is None, master.communicate()[1]
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(0.05)
+
+    yield start
+    for master in running:
+        if master.poll() is None:
+            master.send_signal(signal.SIGINT)
+        master.communicate(timeout=DEADLINE)
+
+
+def status(tmp_path: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads(sockd(tmp_path, "status", "--json").stdout)
+    return document
+
+
+def answer(tmp_path: Path) -> bytes:
+    listeners = status(tmp_path)["listeners"]
+    assert isinstance(listeners, list)
+    with urllib.request.urlopen(f"http://{listeners[0]['address']}/", timeout=DEADLINE) as got:
+        content: bytes = got.read()
+    return content
+
+
+def test_a_service_from_start_to_stop(tmp_path: Path, project: Path, serve: Serve) -> None:
+    master = serve("--config", str(project))
+    assert answer(tmp_path) == b"first"
+    assert status(tmp_path)["config"] == str(project)
+
+    (tmp_path / "code/hello.py").write_text(APP.replace("first", "other"))
+    done = sockd(tmp_path, "reload", MAINPID=str(master.pid))
+    assert (done.returncode, done.stderr) == (0, "sockd: reloaded: generation 2 serves\n")
+    assert answer(tmp_path) == b"other"
+
+    (tmp_path / "code/hello.py").write_text("def broken():\n    1 / 0\n\nbroken()\n")
+    done = sockd(tmp_path, "reload")
+    assert done.returncode == 1
+    assert "reload failed, the old code serves on: " in done.stderr
+    assert 'hello.py", line 2, in broken' in done.stderr
+    assert "sockd/" not in done.stderr
+    assert answer(tmp_path) == b"other"
+
+    project.write_text(project.read_text() + "drian = 5\n")
+    done = sockd(tmp_path, "reload")
+    assert done.returncode == 1
+    assert f"{project}:8: unknown key timeouts.drian; did you mean timeouts.drain?" in done.stderr
+    assert answer(tmp_path) == b"other"
+
+    screen = sockd(tmp_path, "status").stdout
+    assert re.search(r"^● shop: serving, generation 2, up ", screen)
+    assert re.search(r"^  reloads +1 ok, 2 failed$", screen, re.MULTILINE)
+    assert re.search(r"^  2\.1 +\d+  ready ", screen, re.MULTILINE)
+
+    done = sockd(tmp_path, "stop")
+    assert (done.returncode, done.stderr) == (0, "sockd: stopped shop\n")
+    assert master.wait(DEADLINE) == 0
+    assert sockd(tmp_path, "stop").returncode == 69
+
+
+def test_serve_without_configuration(tmp_path: Path, project: Path, serve: Serve) -> None:
+    serve("hello:app", "--bind", "127.0.0.1:0", "--workers", "1", name="app")
+    assert answer(tmp_path) == b"first"
+    document = status(tmp_path)
+    assert (document["name"], document["config"]) == ("app", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["serve", "--config", "/nowhere/shop.toml"], 78, "/nowhere/shop.toml does not exist; "),
+        (["serve", "hello"], 78, "/etc/sockd/hello.toml does not exist; create it"),
+        (["serve", "a:b", "c:d"], 2, "expected one NAME and one APP"),
+        (["serve", "a:b", "--set", "x"], 2, "argument --set: expected KEY=VALUE"),
+        (["serve", "a:b", "--set", "x=1"], 78, "--set: unknown key x"),
+        (["serve", "a:b", "--workers", "no"], 78, '--workers: workers: expected "auto" or a who'),
+        (["serve", "a:b", "--dir", "/nowhere"], 78, "/nowhere"),
+        (["serve", "nosuch:app", "--bind", "127.0.0.1:0"], 1, "module nosuch not found"),
+        ([], 2, "required: COMMAND"),
+        (["frobnicate"], 2, "invalid choice: 'frobnicate'"),
+        (["status", "--jso"], 2, "unrecognized arguments: --jso"),
+    ],
+)
+def test_mistakes(tmp_path: Path, words: list[str], code: int, expected: str) -> None:
+    done = sockd(tmp_path, *words, RUNTIME_DIRECTORY=str(tmp_path))
+    assert expected in done.stderr
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_has_examples(tmp_path: Path) -> None:
+    top = sockd(tmp_path, "--help").stdout
+    commands = re.findall(r"^    ([a-z-]+)", top, re.MULTILINE)
+    assert set(commands) == {"serve", "check", "generate-units", "reload", "stop", "status"}
+    for command in commands:
+        done = sockd(tmp_path, command, "--help")
+        assert done.returncode == 0
+        assert re.search(rf"examples:\n  sockd {command}", done.stdout)
+
+
+def test_check_of_a_good_service(tmp_path: Path, project: Path) -> None:
+    (tmp_path / "app.env").write_text("A=1\n")
+    project.write_text(project.read_text().replace("[app]\n", '[app]\nenv_file = "app.env"\n'))
+    done = sockd(tmp_path, "check", "--config", str(project))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.sub(r"\d\.\d\d s", "TIME", done.stdout).splitlines() == [
+        f"ok      configuration {project}",
+        f"ok      app.directory {tmp_path}/code",
+        f"ok      app.env_file {tmp_path}/app.env",
+        "ok      application hello:app, imported in TIME",
+        "ok      address 127.0.0.1:0 is free",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "detail"),
+    [
+        ("1 / 0\n", "hello cannot be imported: ZeroDivisionError", 'hello.py", line 1, in <mod'),
+        ("app = 5\n", "hello:app is an int, not a callable application", ""),
+        ("apq = print\n", "module hello has no attribute app; did you mean apq?", ""),
+        ("import os\nos._exit(3)\n", "the process that imported it exited with 3", ""),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
+            "the process that imported it was ended by SIGKILL",
+            "",
+        ),
+        ("import time\ntime.sleep(3600)\n", "not done after 2 s", 'hello.py", line 2 in <mod'),
+    ],
+)
+def test_check_of_a_bad_application(
+    tmp_path: Path, project: Path, code: str, expected: str, detail: str
+) -> None:
+    (tmp_path / "code/hello.py").write_text(code)
+    project.write_text(project.read_text().replace('"20s"', '"2s"'))
+    done = sockd(tmp_path, "check", "--config", str(project))
+    assert done.returncode == 1
+    (problem,) = (line for line in done.stdout.splitlines() if line.startswith("problem"))
+    assert problem.startswith(f"problem {project}:4: app.target: ")
+    assert expected in problem
+    assert detail in done.stderr
+    if "not done" not in expected:  # there the stacks are whole
+        assert "sockd/" not in done.stderr
+
+
+def test_check_of_bad_surroundings(tmp_path: Path, project: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{taken.getsockname()[1]}"
+    project.write_text(
+        f'bind = ["{address}", "{tmp_path}/nowhere/x.sock"]\ntimeouts.keepalive = "5s"\n'
+        '[app]\ntarget = "hello:app"\ndirectory = "missing"\nvenv = "venv"\nenv_file = "env"\n'
+    )
+    with taken:
+        done = sockd(tmp_path, "check", "--config", str(project))
+    assert (done.returncode, done.stderr) == (78, "")
+    words = [line.split(None, 1) for line in done.stdout.splitlines()]
+    assert [word for word, _ in words] == ["ok", "note", *["problem"] * 5]
+    expected = [
+        f"configuration {project}",
+        f"{project}:2: timeouts.keepalive is 5 s",
+        f"{project}:5: app.directory: {tmp_path}/missing is no directory",
+        f"{project}:6: app.venv: {tmp_path}/venv/bin/python is not there",
+        f"{project}:7: app.env_file: cannot read {tmp_path}/env: No such file",
+        f"{project}:1: bind: cannot listen on {address}: address in use",
+        f"{project}:1: bind: cannot listen on {tmp_path}/nowhere/x.sock: directory ",
+    ]
+    for (_, text), start in zip(words, expected, strict=True):
+        assert text.startswith(start)
+
+
+def test_check_knows_what_the_service_itself_holds(
+    tmp_path: Path, project: Path, serve: Serve
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    project.write_text(project.read_text().replace("127.0.0.1:0", address))
+    serve("--config", str(project))
+    done = sockd(tmp_path, "check", "--config", str(project))
+    assert done.returncode == 0, done.stdout
+    assert f"ok      address {address}, where shop listens\n" in done.stdout
+
+
+def test_check_leaves_nothing_running(tmp_path: Path, project: Path) -> None:
+    (tmp_path / "code/hello.py").write_text(
+        "import os, subprocess\n"
+        "child = subprocess.Popen(['sleep', '3600'])\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n" + APP
+    )
+    assert sockd(tmp_path, "check", "--config", str(project)).returncode == 0
+    deadline = time.monotonic() + DEADLINE
+    for pid in (tmp_path / "pids").read_text().split():
+        while Path("/proc", pid).exists() and "Z" not in state_of(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def state_of(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_unexpected_failure_asks_for_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "sockd/shop/control.sock"
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        command = subprocess.Popen(
+            [sys.executable, "-m", "sockd", "status"],
+            env=environment(tmp_path),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2):  # the first only looks whether anybody listens
+            connection, _ = listener.accept()
+            with connection:
+                if connection.recv(65536):
+                    # A document of another world, which status cannot show.
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        _, errors = command.communicate(timeout=DEADLINE)
+    assert command.returncode == 70
+    assert "Traceback" in errors
+    assert "please report it with the traceback above" in errors
+
+
+def test_generate_units(tmp_path: Path, project: Path) -> None:
+    # Below /tmp the service would not see it, so what units name lies elsewhere.
+    words = [
+        "generate-units",
+        "shop",
+        "hello:app",
+        "--dir",
+        "/srv/shop",
+        "--bind",
+        "/run/shop.sock",
+    ]
+    shown = sockd(tmp_path, *words)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    titles = re.findall(r"^# ==> (.*) <==$", shown.stdout, re.MULTILINE)
+    assert titles == ["shop.service", "shop.socket", "nginx/shop.conf"]
+    output = tmp_path / "out"
+    done = sockd(tmp_path, *words, "--output", str(output))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("created") == 3
+    for title in titles:
+        assert (output / title).read_text() in shown.stdout
+    (output / "shop.service").write_text("[Service]\nExecStart=/bin/true\n")
+    done = sockd(tmp_path, *words, "--output", str(output))
+    assert done.returncode == 1
+    assert f"not generated by sockd: {output}/shop.service; nothing was changed" in done.stderr
+    assert sockd(tmp_path, *words, "--output", str(output), "--force").returncode == 0
+    assert (output / "shop.service").read_text() in shown.stdout
