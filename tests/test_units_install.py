@@ -330,6 +330,26 @@ def test_a_site_that_would_get_no_request_is_refused(machine: Path) -> None:
     assert content(machine) == before
 
 
+@pytest.mark.parametrize("log", ["stderr", "{machine}/error.log"])
+def test_warnings_of_others_do_not_matter(log: str, machine: Path) -> None:
+    configuration = machine / "nginx/nginx.conf"
+    configuration.write_text(
+        configuration.read_text().replace("stderr", log.format(machine=machine))
+    )
+    default = machine / "nginx/sites-enabled/default"
+    default.write_text(default.read_text() * 2)
+    done = install_here(machine, FILES)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "warn" not in done.stdout
+
+
+def test_a_warning_of_the_site_is_told(machine: Path) -> None:
+    site = FILES["nginx/shop.conf"] + "types { text/a a; text/b a; }\n"
+    done = install_here(machine, {**FILES, "nginx/shop.conf": site})
+    assert done.returncode == 0
+    assert 'nginx warns: duplicate extension "a"' in done.stdout
+
+
 def test_a_mistake_of_others_is_not_blamed_on_the_site(machine: Path) -> None:
     (machine / "nginx/sites-enabled/default").write_text("server { nonsense; }\n")
     before = content(machine)

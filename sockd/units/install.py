@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,16 +127,18 @@ def _test_nginx(failure: str) -> set[str]:
     test = tools.run(tools.find("nginx") or "nginx", "-t")
     if test.returncode:
         raise SockdError(failure, detail=test.stdout)
-    return {line for line in test.stdout.splitlines() if "[warn]" in line}
+    # Each line may start with a time and end its prefix with a process number: 311#311.
+    found = re.findall(r"\[warn\] (?:\d+#\d+: )?(.*)", test.stdout)
+    return {f"nginx warns: {warning}" for warning in found}
 
 
 def _new_warnings(before: set[str]) -> list[str]:
-    """Those that came with the site. Raises SockdError if the site would get no requests."""
+    """Those that came with the site. Raises SockdError if a site would get no requests."""
     warnings = sorted(_test_nginx("nginx refuses the site; nothing was changed") - before)
     ignored = [line for line in warnings if "conflicting server name" in line]
     if ignored:
         raise SockdError(
-            "another site has this server name already, and this one would get no request; "
+            "another site has the same server name, and nginx would ignore one of them; "
             "nothing was changed. Set nginx.server_name, or disable the other "
             "(Debian's welcome page: rm /etc/nginx/sites-enabled/default)",
             detail="\n".join(ignored),
