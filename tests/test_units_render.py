@@ -5,6 +5,7 @@ systemd-analyze judges the whole; the parser here follows systemd.syntax(7) as f
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,12 +204,20 @@ def test_what_a_variable_cannot_hold_is_refused() -> None:
 
 
 def test_without_a_file_flags_are_the_configuration() -> None:
-    config = load(overrides={"app.target": "a:b", "bind": ["/run/x.sock"]}, environ={})
-    files = units(config)
+    flags = {"app.target": "a:b()", "bind": ["/run/x.sock"], "workers": "3"}
+    files = units(load(overrides=flags, environ={}))
     unit = dict(directives(files["app.service"]))
-    assert unit["ExecStart"] == "/usr/bin/true serve"
-    assert unit["Environment"] == "SOCKD_APP_TARGET=a:b"
+    assert unit["ExecStart"] == "/usr/bin/true serve a:b()"
+    assert unit["Environment"] == "SOCKD_WORKERS=3"
     assert dict(directives(files["app.socket"]))["ListenStream"] == "/run/x.sock"
+
+
+def test_a_name_that_is_not_the_files_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "common.toml"
+    path.write_text(TOML)
+    config = replace(load("shop", path, environ={}), path=Path("/etc/sockd/common 5%.toml"))
+    unit = dict(directives(units(config)["shop.service"]))
+    assert unit["ExecStart"] == '/usr/bin/true serve shop --config "/etc/sockd/common 5%%.toml"'
 
 
 def test_the_socket_is_beside_the_runtime_directory_by_default(tmp_path: Path) -> None:

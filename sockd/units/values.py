@@ -70,6 +70,7 @@ def service(names: Names, config: Config, executable: str) -> dict[str, Any]:
         "names": names,
         "settings": settings,
         "executable": executable,
+        "serve": _serve(names, config),
         "environment": _environment(config),
         "mounts": [path for path in (settings.app.directory, settings.app.venv) if path],
         "reads_home": any(_below(path, "/home", "/root", "/run/user") for path in paths),
@@ -121,12 +122,24 @@ def _dynamic_user(name: str) -> str:
     return f"sockd-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
+def _serve(names: Names, config: Config) -> list[str]:
+    """Arguments of `sockd serve` that lead to the same configuration."""
+    if names.config is None:
+        return [config.settings.app.target]
+    if config.path and config.path.stem != names.name:
+        return [names.name, "--config", names.config]
+    return ["--config", names.config]
+
+
 def _environment(config: Config) -> list[str]:
     """What variables and flags said when the units were made, as the variables that say it again;
     what files say is read from them."""
     assignments = []
     for key, row in ROWS.items():
-        if row.change == "units" or config.sources.get(key, "/").startswith("/"):
+        # Without a file the target is an argument.
+        if row.change == "units" or (key == "app.target" and not config.path):
+            continue
+        if config.sources.get(key, "/").startswith("/"):
             continue
         value: Any = config.settings
         for part in key.split("."):
