@@ -30,6 +30,7 @@ setup(
             for name, source in MODULES.items()
             if os.path.exists(source)
         ],
+        build_dir="build/cython",  # beside its source, the C would be packed as data
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,
