@@ -25,15 +25,14 @@ LAB = ROOT / "build" / "lab"
 CONTROL = ROOT / "packaging" / "debian" / "control"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-INSTALLED = """
-    systemd systemd-sysv dbus libnss-systemd libpam-systemd
-    nginx curl ca-certificates python3 procps iproute2
-""".split()
-SHELF = """
-    python3-systemd python3-sdnotify python3-jinja2 python3-venv
-    python3-flask python3-django
-    build-essential fakeroot lintian
-""".split()
+INSTALLED = (
+    "systemd,systemd-sysv,dbus,libnss-systemd,libpam-systemd,"
+    "nginx,curl,ca-certificates,python3,procps,iproute2"
+)
+SHELF = (
+    "python3-systemd python3-sdnotify python3-jinja2 python3-venv "
+    "python3-flask python3-django build-essential fakeroot lintian"
+)
 
 # Runs on the host with $1 the image and apt pointed at it.
 HOOK = """#!/bin/sh
@@ -113,7 +112,7 @@ def _make(root: Path) -> None:
     log = root.with_name("image.log")
     print(f"lab: making {root} (progress in {log})", flush=True)
     hook = root.with_name("shelf.sh")
-    hook.write_text(HOOK.format(shelf=" ".join([*SHELF, *build_depends()])))
+    hook.write_text(HOOK.format(shelf=" ".join([SHELF, *build_depends()])))
     hook.chmod(0o755)
     command = [
         "mmdebstrap",
@@ -121,14 +120,14 @@ def _make(root: Path) -> None:
         "--mode=root",
         "--variant=minbase",
         f"--keyring={KEYRING}",
-        f"--include={','.join(INSTALLED)}",
+        f"--include={INSTALLED}",
         f"--customize-hook={hook}",
         suite(),
-        root,
+        str(root),
         mirror(),
     ]
     with log.open("w") as file:
-        for step in (command, ["chroot", root, "apt-get", "update"]):
+        for step in (command, ["chroot", str(root), "apt-get", "update"]):
             made = subprocess.run(step, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
             if made.returncode:
                 raise SystemExit(f"lab: {step[0]} failed:\n{log.read_text()[-4000:]}")

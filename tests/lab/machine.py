@@ -33,13 +33,15 @@ ENVIRONMENT = {
 }
 
 # setpriv keeps its pid through all three, so what Popen knows is systemd-nspawn itself.
-BOOT = """
+BOOT = r"""
 set -eu
 mkdir -p "$CGROUP"
 echo $$ > "$CGROUP/cgroup.procs"
-mount -t overlay lab -o "lowerdir=$LAYERS,upperdir=$HOME_OF/changes,workdir=$HOME_OF/work" "$HOME_OF/root"
-exec systemd-nspawn --quiet --boot --directory "$HOME_OF/root" --machine "$NAME" --register=no \
-    --keep-unit --private-network --resolv-conf=off --timezone=off --link-journal=no --console=read-only
+mount -t overlay lab -o "lowerdir=$LAYERS,upperdir=$HOME_OF/changes,workdir=$HOME_OF/work" \
+    "$HOME_OF/root"
+exec systemd-nspawn --quiet --boot --directory "$HOME_OF/root" --machine "$NAME" \
+    --register=no --keep-unit --private-network \
+    --resolv-conf=off --timezone=off --link-journal=no --console=read-only
 """
 
 

@@ -45,7 +45,9 @@ def _kept(place: Path, key: str, make: Callable[[Path], None]) -> Path:
 
 def _sources() -> list[str]:
     listed = subprocess.check_output(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
     )
     names = sorted(set(listed.split("\0")) - {""})
     return [n for n in names if not n.startswith(APART) and (ROOT / n).is_file()]
