@@ -86,7 +86,7 @@ def test_serves_the_example_and_leaves_nothing_running() -> None:
 
 
 def test_interrupted_before_the_first_request_leaves_nothing_running() -> None:
-    with make_run() as (process, url):
+    with make_run() as (process, _):
         interrupt(process)
         assert session(process.pid) == []
 
