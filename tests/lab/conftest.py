@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.lab.machine import CommandFailed, Machine
+from tests.lab.package import deb
 from tests.lab.service import LOAD, Service
 from tests.lab.site import deploy, install_sockd
 
@@ -35,10 +36,10 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     if os.geteuid() != 0:
         pytest.fail("lab tests boot a machine and need root: make test asks sudo for it")
     config = request.config
-    machine = Machine("tests")
-    machine.boot()
-    config.stash[MACHINE] = machine
+    deb()  # built by a machine of its own, and first, so that what fails there fails alone
+    machine = config.stash[MACHINE] = Machine("tests")
     try:
+        machine.boot()
         install_sockd(machine)
         machine.push(HERE / "load.py", LOAD)
         yield machine
@@ -74,9 +75,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     machine = item.config.stash.get(MACHINE, None)
     if report.failed and machine is not None and HERE in item.path.parents:
         item.config.stash[FAILED] = True
-        try:
-            journal = machine.journal("--lines=120")
-        except (OSError, CommandFailed) as error:
-            journal = f"not to be had: {error}"
-        report.sections.append((f"journal of the machine, kept in {machine.home}", journal))
+        report.sections.append((f"journal of the machine, kept in {machine.home}", tail(machine)))
     return report
+
+
+def tail(machine: Machine) -> str:
+    """The end of its journal, also of a machine that is off."""
+    try:
+        if machine.leader:
+            return machine.journal("--lines=120")
+        return "".join((machine.home / "journal").read_text().splitlines(keepends=True)[-120:])
+    except (OSError, CommandFailed) as error:
+        return f"not to be had: {error}"
