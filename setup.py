@@ -1,6 +1,7 @@
 """The compiled part of sockd; everything else is declared in pyproject.toml."""
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -28,8 +29,9 @@ setup(
         [
             Extension(name, [source], extra_compile_args=FLAGS, extra_link_args=LINK)
             for name, source in MODULES.items()
-            if os.path.exists(source)
+            if Path(source).exists()
         ],
+        build_dir="build/cython",  # beside its source, the C would be packed as data
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

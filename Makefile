@@ -1,0 +1,52 @@
+# Everything here works on a fresh Debian 12 or 13, as root or with sudo. docs/development.md
+# tells what each target leaves behind.
+
+PYTHON ?= /usr/bin/python3
+APP ?= hello:app
+DIR ?= examples/hello
+LISTEN ?= 127.0.0.1:8000
+TESTS ?= tests
+export SUITE ?= trixie
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR)
+LAB := $(SUDO) $(PYTHON) -B -m tests.lab
+
+RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
+LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring util-linux git
+TEST_PACKAGES := $(LAB_PACKAGES) nginx curl
+COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+
+.PHONY: run build test check lab lab-stop deb clean run-packages lab-packages test-packages
+
+run: build
+	@dev/run '$(LISTEN)' '$(APP)' '$(DIR)'
+
+build: .venv/built
+
+.venv/built: pyproject.toml $(COMPILED) | run-packages
+	@dev/build $(PYTHON) $?
+
+check: build
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/python -W error -m compileall -q -f sockd tests examples
+
+test: check | test-packages
+	$(SUDO) .venv/bin/python -B -m pytest -p no:cacheprovider $(TESTS)
+
+lab: | lab-packages
+	@$(LAB) up
+
+lab-stop:
+	@$(LAB) stop
+
+deb: | lab-packages
+	@$(LAB) deb
+
+clean: lab-stop
+	$(SUDO) rm -rf .venv build dist *.egg-info
+	find sockd -name '*.so' -delete
+
+run-packages lab-packages test-packages: %-packages:
+	@dev/packages $($(shell echo $* | tr a-z A-Z)_PACKAGES)

@@ -1,0 +1,12 @@
+from catalogue import views
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [
+    path("", views.index),
+    path("export.csv", views.export),
+    path("picture", views.picture),
+    path("sleep", views.sleep),
+    path("raise", views.fail),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,73 @@
+"""`python -m tests.lab up | stop | deb`: what `make lab`, `make lab-stop` and `make deb` call."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from tests.lab.machine import Machine
+from tests.lab.package import deb
+from tests.lab.site import deploy, install_sockd
+
+MACHINE = Machine("lab")
+PID = MACHINE.home / "pid"
+
+
+def up() -> None:
+    """The shop behind nginx in a booted machine, until Ctrl-C or `stop`."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    if _running():
+        raise SystemExit("lab: it is up already; make lab-stop ends it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with MACHINE:
+            PID.write_text(str(os.getpid()))
+            print("lab: booted; installing sockd and the shop", flush=True)
+            install_sockd(MACHINE)
+            deploy(MACHINE, "shop")
+            page = ["curl", "--silent", "--show-error", "--fail", "--include"]
+            print(MACHINE.out(*page, "--header", "Host: shop.example", "http://localhost/"))
+            print(MACHINE.out("systemctl", "status", "--no-pager", "shop.service"))
+            print(f"\nlab: a shell in it:  {MACHINE.shell}")
+            print("lab: it runs until Ctrl-C or make lab-stop", flush=True)
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+            signal.sigwait(signals)
+    except KeyboardInterrupt:
+        raise SystemExit("lab: interrupted") from None
+    print("lab: off")
+
+
+def stop() -> None:
+    """End the machine that `up` booted, if there is one; return when it is off."""
+    if pid := _running():
+        process = os.pidfd_open(pid)
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], 60)[0]:
+            raise SystemExit("lab: it does not end")
+
+
+def _running() -> int:
+    """The pid of the `up` that is running, or 0."""
+    try:
+        pid = int(PID.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (OSError, ValueError):
+        return 0
+    return pid if "tests.lab" in command else 0
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0:
+        raise SystemExit("lab: booting a machine needs root; make asks sudo for it")
+    match sys.argv[1:]:
+        case ["up"]:
+            up()
+        case ["stop"]:
+            stop()
+        case ["deb"]:
+            print(deb())
+        case _:
+            raise SystemExit(__doc__)

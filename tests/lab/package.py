@@ -1,0 +1,102 @@
+"""sockd's Debian package, built in the lab from this tree by the suite's own tools.
+
+Two things are kept in build/lab/SUITE: `tools`, what installing the build dependencies changed in
+the image (a layer of the build machine), and `deb`, the result. Each is made anew when what it
+is made from changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.lab.image import LAB, ROOT, image, locked, suite
+from tests.lab.machine import Machine
+
+# Not part of the source package: changing them builds nothing anew.
+APART = (".ci/", "dev/", "tests/")
+
+
+def deb() -> Path:
+    """The .deb of the tree as it is: tracked and added files, changes that are not committed."""
+    home = LAB / suite()
+    image()
+    with locked(home / "package"):
+        tools_key = (home / "image.key").read_text()
+        tools = _kept(home / "tools", tools_key, _install_tools)
+        result = _kept(home / "deb", _digest(tools_key), lambda place: _build(tools, place))
+    (package,) = result.glob("sockd_*.deb")
+    return package
+
+
+def _kept(place: Path, key: str, make: Callable[[Path], None]) -> Path:
+    stamp = place.with_name(place.name + ".key")
+    if not stamp.exists() or stamp.read_text() != key:
+        stamp.unlink(missing_ok=True)
+        if place.exists():
+            shutil.rmtree(place)
+        make(place)
+        stamp.write_text(key)
+    return place
+
+
+def _sources() -> list[str]:
+    listed = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        text=True,
+    )
+    names = sorted(set(listed.split("\0")) - {""})
+    return [n for n in names if not n.startswith(APART) and (ROOT / n).is_file()]
+
+
+def _digest(key: str) -> str:
+    digest = hashlib.sha256(key.encode() + Path(__file__).read_bytes())
+    for name in _sources():
+        digest.update(f"\0{name}\0".encode() + (ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _install_tools(place: Path) -> None:
+    print("lab: installing the build tools", flush=True)
+    machine = Machine("tools")
+    machine.boot()
+    try:
+        machine.push(ROOT / "packaging" / "debian", "/srv/build/debian")
+        machine.sh(
+            "apt-get install --yes --no-install-recommends build-essential fakeroot lintian;"
+            "cd /srv/build; apt-get build-dep --yes --no-install-recommends ./; rm -r /srv/build",
+            timeout=600,
+        )
+    finally:
+        machine.poweroff(keep=True)
+    (machine.home / "changes").rename(place)
+    shutil.rmtree(machine.home)
+
+
+def _build(tools: Path, place: Path) -> None:
+    print("lab: building the package", flush=True)
+    tree = place.with_name("source")
+    if tree.exists():
+        shutil.rmtree(tree)
+    for name in _sources():
+        # dpkg-source refuses a symlinked debian/.
+        target = tree / name.removeprefix("packaging/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    with Machine("build", layers=(tools,)) as machine:
+        machine.push(tree, "/srv/build/sockd")
+        log = machine.sh(
+            "cd /srv/build/sockd; dpkg-buildpackage --unsigned-source --unsigned-changes 2>&1;"
+            "lintian --allow-root --info --tag-display-limit 0 --fail-on error ../*.changes 2>&1",
+            timeout=900,
+        )
+        place.mkdir()
+        (place / "log").write_text(log)
+        for file in (machine.home / "changes" / "srv" / "build").iterdir():
+            if file.is_file():
+                shutil.copy2(file, place)
+    shutil.rmtree(tree)
