@@ -40,7 +40,7 @@ class Listener:
         with contextlib.suppress(OSError):
             found = os.lstat(self.address)
             if (found.st_dev, found.st_ino) == self.inode:
-                os.unlink(self.address)
+                Path(self.address).unlink()
 
 
 def listeners(bind: Sequence[str], backlog: int) -> list[Listener]:
@@ -100,7 +100,7 @@ def bind_all(bind: Sequence[str], backlog: int) -> list[Listener]:
 
 def _bind(text: str, backlog: int) -> Iterator[Listener]:
     if text.startswith("/"):
-        yield _bind_unix(text, backlog)
+        yield bind_unix(text, backlog)
         return
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -114,15 +114,15 @@ def _bind(text: str, backlog: int) -> Iterator[Listener]:
 
 def _bind_tcp(text: str, host: str, port: int, backlog: int) -> list[Listener]:
     both = not host and socket.has_dualstack_ipv6()
+    found: list[tuple[int, str]]
     try:
         if not host:
-            family = socket.AF_INET6 if both else socket.AF_INET
-            found = [(family, ("", port))]
+            found = [(socket.AF_INET6 if both else socket.AF_INET, "")]
         else:
             answers = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            found = [(answer[0], answer[4]) for answer in answers]
+            found = [(answer[0], str(answer[4][0])) for answer in answers]
     except socket.gaierror as error:
         raise BindError(f"cannot listen on {text}: {error.strerror}") from error
     made: list[Listener] = []
@@ -130,7 +130,7 @@ def _bind_tcp(text: str, host: str, port: int, backlog: int) -> list[Listener]:
     for family, address in found:
         try:
             sock = socket.create_server(
-                address[:2], family=family, backlog=backlog, dualstack_ipv6=both
+                (address, port), family=family, backlog=backlog, dualstack_ipv6=both
             )
         except OSError as error:
             # A name may stand for addresses of a family that this machine does not have.
@@ -146,10 +146,11 @@ def _bind_tcp(text: str, host: str, port: int, backlog: int) -> list[Listener]:
     return made
 
 
-def _bind_unix(path: str, backlog: int) -> Listener:
+def bind_unix(path: str, backlog: int, umask: int = 0o117) -> Listener:
+    """A listener at `path`, its mode 0777 less `umask`. One left by a dead process is replaced."""
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o117)
+    before = os.umask(umask)
     try:
         sock.bind(path)
         sock.listen(backlog)
@@ -157,7 +158,7 @@ def _bind_unix(path: str, backlog: int) -> Listener:
         sock.close()
         raise _refused(path, error) from error
     finally:
-        os.umask(umask)
+        os.umask(before)
     made = os.lstat(path)
     return Listener(Path(path).stem, sock, path, (made.st_dev, made.st_ino))
 
@@ -175,7 +176,7 @@ def _remove_stale(path: str) -> None:
     except ConnectionRefusedError:
         with contextlib.suppress(FileNotFoundError):
             try:
-                os.unlink(path)
+                Path(path).unlink()
             except OSError as error:
                 raise _refused(path, error) from error
         return

@@ -111,7 +111,7 @@ def _send_sealed(sock: socket.socket, data: bytes) -> bool:
     """An entry too large for a datagram travels in a sealed memfd."""
     try:
         fd = os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)

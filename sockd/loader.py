@@ -79,15 +79,14 @@ def _not_found(name: str, missing: str) -> str:
 
 def _attribute(module: ModuleType, module_name: str, path: str) -> Any:
     found: Any = module
-    walked = module_name
+    walked = f"module {module_name}"
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            what = "module" if found is module else _kind(found)
             hint = _nearest(name, [item for item in dir(found) if not item.startswith("_")])
-            raise AppError(f"{what} {walked} has no attribute {name}{hint}") from None
-        walked += f".{name}" if found is not module else ""
+            raise AppError(f"{walked} has no attribute {name}{hint}") from None
+        walked = f"{_kind(found)} {module_name}:{name}"
     return found
 
 
@@ -136,6 +135,6 @@ def bounded(text: str, limit: int = DETAIL_LIMIT) -> str:
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= limit:
         return data.decode()
-    head, tail = data[: limit // 4], data[-(limit - limit // 4) :]
-    left_out = len(data) - limit
-    return f"{head.decode(errors='ignore')}\n[... {left_out} bytes ...]\n{tail.decode(errors='ignore')}"
+    head = data[: limit // 4].decode(errors="ignore")
+    tail = data[limit // 4 - limit :].decode(errors="ignore")
+    return f"{head}\n[... {len(data) - limit} bytes ...]\n{tail}"
