@@ -131,6 +131,9 @@ LONGEST_HOLD = 30.0  # the back-off doubles up to this
 MOST_WORKERS = 512
 
 
+LATE = "still busy after the drain time of {:g} s"
+
+
 def backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 0, 1, 2, 4 … LONGEST_HOLD."""
     return 0.0 if failures <= 1 else min(LONGEST_HOLD, 2.0 ** min(failures - 2, 10))
@@ -524,6 +527,12 @@ class Fleet:
     def _draining(self, event: Draining, now: float) -> None:
         if self.handover:
             self.handover.waiting.discard(event.worker)
+        worker = self._find(event.worker)
+        if worker and worker.state is W.READY:  # somebody else told it to
+            drain = self.generations[worker.id.generation].plan.drain
+            worker.change("drained")
+            worker.deadline = now + drain + GRACE
+            worker.cause = LATE.format(drain)
 
     def _words(self, event: Words, now: float) -> None:
         worker = self._find(event.worker)
@@ -565,23 +574,21 @@ class Fleet:
         detail = worker.words.detail if worker.words else ""
         if worker.words:
             how = f"{how}: {worker.words.message}"
-        if was is W.DRAINING or (was is W.KILLED and generation.state is G.RETIRING):
-            self._say(INFO, f"worker {worker.id}: ended, {how}", worker)
-            return
-        if worker.cause:
+        if worker.cause and how.startswith("killed"):
             how = f"{how} ({worker.cause})"
+        if was is W.DRAINING or generation.state is G.RETIRING:
+            expected = how == ended(0) or worker.ready_at is None
+            self._say(INFO if expected else WARNING, f"worker {worker.id}: ended, {how}", worker)
+            return
+        self._say(WARNING, f"worker {worker.id}: died, {how}", worker, detail)
         if generation.state is G.WARMING:
-            self._say(ERR, f"worker {worker.id}: died, {how}", worker, detail)
-            self._fail(generation, f"worker {worker.id} {how} before it was ready", detail, now)
-        elif generation.state is G.LIVE:
-            self._say(WARNING, f"worker {worker.id}: died, {how}", worker, detail)
-            self.respawns += 1
-            if worker.ready_at is not None and now - worker.ready_at >= LIVED:
-                generation.hold.succeeded()
-            else:
-                generation.hold.failed(worker.born, now)
+            self._fail(generation, f"worker {worker.id} {how} while it booted", detail, now)
+            return
+        self.respawns += 1
+        if worker.ready_at is not None and now - worker.ready_at >= LIVED:
+            generation.hold.succeeded()
         else:
-            self._say(INFO, f"worker {worker.id}: ended, {how}", worker)
+            generation.hold.failed(worker.born, now)
 
     def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""
@@ -599,7 +606,7 @@ class Fleet:
         else:
             self._do(Drain(worker.id, drain, close_idle))
             patience = drain + GRACE
-            worker.cause = f"still busy after the drain time of {drain:g} s"
+            worker.cause = LATE.format(drain)
         if worker.state is not W.DRAINING:
             worker.change("drained")
         elif worker.deadline is not None and not self.quick:

@@ -97,6 +97,7 @@ class Master:
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
         self.listeners: list[Listener] = activation.adopt()
+        self.adopted = bool(self.listeners)
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS)
         self.events: deque[Event] = deque()
@@ -115,9 +116,7 @@ class Master:
             Forget: self._forget,
             Spawn: self._spawn,
             Serve: lambda d: self._tell(d.worker, {"serve": True}),
-            Drain: lambda d: self._tell(
-                d.worker, {"drain": d.seconds, "close_idle": d.close_idle}
-            ),
+            Drain: self._drain,
             StopWorker: lambda d: self._tell(d.worker, {"stop": True}),
             KillWorker: self._kill_worker,
             Release: self._release,
@@ -316,6 +315,17 @@ class Master:
     def _tell(self, worker: WorkerId, message: dict[str, Any]) -> None:
         if worker in self.lifelines:
             self.lifelines[worker].send(message)
+
+    def _drain(self, decision: Drain) -> None:
+        # In a stop nobody is left to serve what the kernel has queued, unless systemd keeps the
+        # sockets for whoever comes next.
+        accept_rest = self.fleet.stopping and not self.adopted
+        message = {
+            "drain": decision.seconds,
+            "close_idle": decision.close_idle,
+            "accept_rest": accept_rest,
+        }
+        self._tell(decision.worker, message)
 
     def _kill_worker(self, decision: KillWorker) -> None:
         # Not reaped yet, so the number cannot be another process's.

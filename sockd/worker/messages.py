@@ -6,7 +6,8 @@ Master to fork server: a `Spec` with the descriptors dump, board, listeners…; 
 Fork server to master: `{"loaded": {"threads": [names]}}` or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid}`, `{"draining": true}`, `{"failed": {"message", "detail"}}`.
-Master to worker: `{"serve": true}`, `{"drain": seconds, "close_idle": bool}`, `{"stop": true}`.
+Master to worker: `{"serve": true}`, `{"stop": true}`,
+`{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
 
 `worker` is the serial number within the generation. The end of the stream means that the other
 side is gone.

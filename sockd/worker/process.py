@@ -21,6 +21,7 @@ from typing import Any
 
 from sockd import journal, linux, loader
 from sockd.board import Board
+from sockd.errors import INTERNAL
 from sockd.http.loop import Loop
 from sockd.worker import messages
 from sockd.worker.messages import ORPHAN_SIGNAL, Spec
@@ -38,6 +39,7 @@ class Worker:
         self.loop: Loop | None = None
         self.serving = False
         self.ending = False
+        self.unsaid = False  # that it drains
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(
@@ -53,15 +55,18 @@ class Worker:
             handler = WSGIHandler(app, multiprocess=True, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
-            words = {"message": f"{type(error).__name__}: {error}"}
-            self._say({"failed": {**words, "detail": loader.describe(error)}})
-            return 1
+            self._last_words(error)
+            return INTERNAL
         self._say({"ready": os.getpid()})
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
             self.loop.watch(self.wake_read, self._awake)
-            self.loop.run()
+            try:
+                self.loop.run()
+            except Exception as error:
+                self._last_words(error)
+                return INTERNAL
             if self.loop.aborted:
                 journal.log(
                     journal.WARNING,
@@ -112,8 +117,7 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                self._drain(message["drain"], message["close_idle"])
-                self._say({"draining": True})
+                self._drain(message["drain"], message["close_idle"], message["accept_rest"])
             elif "stop" in message:
                 self._stop()
 
@@ -125,9 +129,12 @@ class Worker:
         self._drain(self.spec.settings.timeouts.drain, close_idle=False)
 
     def _awake(self) -> None:
-        """The bytes only end the wait; what a signal means is up to its handler."""
+        """After a signal or an order to drain; the loop has begun to do it in this turn."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_read, 4096)
+        if self.unsaid:
+            self.unsaid = False
+            self._say({"draining": True})
 
     def _on_term(self, number: int, frame: object) -> None:
         self._drain(self.spec.settings.timeouts.drain, close_idle=True)
@@ -135,17 +142,25 @@ class Worker:
     def _on_quit(self, number: int, frame: object) -> None:
         self._stop()
 
-    def _drain(self, seconds: float, close_idle: bool) -> None:
+    def _drain(self, seconds: float, close_idle: bool, accept_rest: bool = False) -> None:
         self.ending = True
         linux.set_deadline(seconds + GRACE)
         if self.loop:
-            self.loop.drain(seconds, close_idle)
+            self.loop.drain(seconds, close_idle=close_idle, accept_rest=accept_rest)
+        # The loop stops accepting in its next turn, and this wakes it for that.
+        self.unsaid = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.wake_write, b"\0")
 
     def _stop(self) -> None:
         self.ending = True
         linux.set_deadline(GRACE)
         if self.loop:
             self.loop.stop()
+
+    def _last_words(self, error: Exception) -> None:
+        words = {"message": f"{type(error).__name__}: {error}", "detail": loader.describe(error)}
+        self._say({"failed": words})
 
     def _say(self, message: messages.Message) -> None:
         with contextlib.suppress(OSError):  # its end tells what that means
