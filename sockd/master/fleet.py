@@ -665,6 +665,9 @@ class Fleet:
         elif worker.state is W.SPAWNING:
             worker.change("lost")
             self._worker_ended(worker, W.SPAWNING, "was never forked", now)
+            generation = self.generations[worker.id.generation]
+            if generation.server is S.RUNNING:
+                self._strike_server(generation, now)  # it hangs
         else:
             self._kill(worker, worker.cause or "did not become ready in time", now)
 
@@ -674,11 +677,14 @@ class Fleet:
             generation.server_deadline = None
             self._say(ERR, "fork server: killed, but hangs in the kernel", generation)
         elif generation.server is S.RUNNING:
-            # It has closed its control socket and lives on; what follows is as if it had died.
-            generation.server_deadline = now + ABANDON
-            self._do(KillServer(generation.number))
+            self._strike_server(generation, now)
         else:
             self._kill_server(generation, now)
+
+    def _strike_server(self, generation: Generation, now: float) -> None:
+        """End a fork server that is of no use; what follows is as if it had died by itself."""
+        generation.server_deadline = now + ABANDON
+        self._do(KillServer(generation.number))
 
     def _boot_late(self, generation: Generation, now: float) -> None:
         if generation.state is G.BOOTING and not generation.dumping:
@@ -716,6 +722,8 @@ class Fleet:
             self._strays.clear()
         if not self.generations and (self.stopping or self._failure):
             self.exited = True
+            for token in self._queued or []:
+                self._do(Reply(token, False, None, "the service failed to start", ""))
             if self.stopping:
                 self._say(NOTICE, "stopped")
                 self._do(Exit(0, "", ""))
