@@ -1,0 +1,237 @@
+"""The control socket: HTTP/1.1 with JSON, for `sockd status`, `reload`, `stop` and curl.
+
+One request a connection. Everything is bounded and non-blocking: a slow, silent or hostile client
+costs the master a descriptor for PATIENCE seconds and nothing else. Who may speak is decided by
+the peer's credentials (SO_PEERCRED, unix(7)): root, and the user that the service runs as.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from sockd.activation import Listener, bind_unix
+
+LARGEST = 8192  # bytes of a request
+MOST_CLIENTS = 32
+PATIENCE = 5.0  # seconds for a client to send its request or to take its answer
+
+Selector = selectors.BaseSelector
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1000}) HTTP/1\.[01]")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+
+
+class Refused(Exception):
+    """A request that gets no more than a status and a sentence."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def socket_path(name: str, environ: dict[str, str] | os._Environ[str] = os.environ) -> Path | None:
+    """Where the control socket of the service `name` belongs; None when there is no such place.
+
+    $RUNTIME_DIRECTORY under systemd, else /run/sockd/NAME for root, else below $XDG_RUNTIME_DIR.
+    """
+    if environ.get("RUNTIME_DIRECTORY"):
+        return Path(environ["RUNTIME_DIRECTORY"].split(":")[0]) / "control.sock"
+    if os.geteuid() == 0:
+        return Path("/run/sockd") / name / "control.sock"
+    if environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"]) / "sockd" / name / "control.sock"
+    return None
+
+
+class Control:
+    """Accepts clients, and calls `answer(client, method, path, body)` for each whole request.
+
+    `answer` calls `client.reply(status, content)`, at once or later; it may raise Refused.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        selector: Selector,
+        answer: Callable[[Client, str, str, Any], None],
+    ) -> None:
+        """BindError, PermissionDenied."""
+        self._made: Path | None = None
+        with contextlib.suppress(OSError):  # binding says what is wrong
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o755, parents=True)
+                self._made = path.parent
+        self.listener: Listener = bind_unix(str(path), backlog=16, umask=0o177)
+        self.selector = selector
+        self.answer = answer
+        self.clients: set[Client] = set()
+        self.listener.socket.setblocking(False)
+        selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self.listener.socket.accept()
+        except OSError:
+            return
+        if len(self.clients) >= MOST_CLIENTS:
+            sock.close()
+            return
+        self.clients.add(Client(sock, self))
+
+    def turn(self, now: float) -> float | None:
+        """Drop clients that were too slow; when the next one will have been."""
+        for client in [c for c in self.clients if c.deadline is not None and c.deadline <= now]:
+            client.close()
+        return min((c.deadline for c in self.clients if c.deadline is not None), default=None)
+
+    def close(self) -> None:
+        for client in list(self.clients):
+            client.finish()
+        self.selector.unregister(self.listener.socket)
+        self.listener.close()
+        if self._made:
+            with contextlib.suppress(OSError):
+                self._made.rmdir()
+
+
+class Client:
+    """One connection to the control socket: reading, then waiting for its answer, then writing."""
+
+    def __init__(self, sock: socket.socket, control: Control) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.control = control
+        self.received = bytearray()
+        self.to_send = b""
+        self.asked = False
+        self.deadline: float | None = time.monotonic() + PATIENCE
+        self._watch(selectors.EVENT_READ)
+
+    def _watch(self, events: int) -> None:
+        selector = self.control.selector
+        if self.socket in selector.get_map():
+            selector.modify(self.socket, events, self._turn)
+        else:
+            selector.register(self.socket, events, self._turn)
+
+    def _turn(self) -> None:
+        if self.to_send:
+            self._write()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self.socket.recv(LARGEST + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()  # what it asked for goes on
+            return
+        if self.asked:
+            return
+        self.received += data
+        try:
+            if self._allowed() and (request := parse(bytes(self.received))):
+                self.asked = True
+                self.deadline = None
+                self.control.answer(self, *request)
+        except Refused as refusal:
+            self.reply(refusal.status, {"ok": False, "error": str(refusal)})
+
+    def _allowed(self) -> bool:
+        size = struct.calcsize("3i")
+        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        _, uid, _ = struct.unpack("3i", credentials)
+        if uid not in (0, os.geteuid()):
+            raise Refused(HTTPStatus.FORBIDDEN, "only root and the service's user may ask")
+        return True
+
+    def reply(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        """Answer and close. A client that has gone away is no error."""
+        if self.socket.fileno() < 0:
+            return
+        self.asked = True
+        body = json.dumps(content).encode() + b"\n"
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.to_send = head.encode() + body
+        self.deadline = time.monotonic() + PATIENCE
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            sent = self.socket.send(self.to_send, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self.to_send = self.to_send[sent:]
+        if self.to_send:
+            self._watch(selectors.EVENT_WRITE)
+        else:
+            self.close()
+
+    def finish(self) -> None:
+        """The master ends: what is still to be sent gets PATIENCE, without more than that."""
+        if self.to_send:
+            with contextlib.suppress(OSError):
+                self.socket.settimeout(PATIENCE)
+                self.socket.sendall(self.to_send)
+        self.close()
+
+    def close(self) -> None:
+        if self.socket.fileno() >= 0:
+            self.control.selector.unregister(self.socket)
+            self.socket.close()
+        self.control.clients.discard(self)
+
+
+def parse(data: bytes) -> tuple[str, str, Any] | None:
+    """Method, path and JSON body of a whole request; None while it is incomplete. Refused."""
+    if len(data) > LARGEST:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
+    head, end, rest = data.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    request_line, *lines = head.split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(request_line)
+    if not match:
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
+    size = b"0"
+    seen = False
+    for line in lines:
+        header = _FIELD.fullmatch(line)
+        if not header:
+            raise Refused(HTTPStatus.BAD_REQUEST, "malformed header field")
+        name = header[1].lower()
+        if name == b"transfer-encoding":
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "give the length of the body")
+        if name == b"content-length":
+            if seen or not re.fullmatch(rb"[0-9]{1,5}", header[2]):
+                raise Refused(HTTPStatus.BAD_REQUEST, "malformed Content-Length")
+            size, seen = header[2], True
+    if int(size) > LARGEST:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
+    if len(rest) < int(size):
+        return None
+    try:
+        body = json.loads(rest[: int(size)]) if int(size) else {}
+    except (ValueError, RecursionError):
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+    return match[1].decode(), match[2].decode(), body

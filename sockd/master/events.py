@@ -1,0 +1,304 @@
+"""The words between the fleet, which decides, and the loop, which knows the world.
+
+Events tell the fleet what has happened; decisions tell the loop what to do. Both are plain values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class WorkerId(NamedTuple):
+    """`7.2` is the second worker that was spawned for generation 7."""
+
+    generation: int
+    serial: int
+
+    def __str__(self) -> str:
+        return f"{self.generation}.{self.serial}"
+
+
+class Plan(NamedTuple):
+    """What the fleet needs to know of a generation's settings; times in seconds."""
+
+    workers: int = 1
+    boot: float = 60.0
+    drain: float = 30.0
+
+
+# Events
+
+
+@dataclass(frozen=True)
+class Start:
+    hold: float = 0.0  # seconds to wait first: earlier masters failed to boot
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The fork server of a generation runs (not: has loaded the application)."""
+
+    generation: int
+    pid: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The fork server has imported the application."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """There is no such generation: bad configuration, no interpreter, an import that failed."""
+
+    generation: int
+    message: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ServerClosed:
+    """The fork server's end of its control socket is closed."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Spawned:
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
+class SpawnFailed:
+    worker: WorkerId
+    error: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker can answer; it accepts when told to serve."""
+
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
+class Draining:
+    """The worker has stopped accepting."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class Words:
+    """Why the worker is about to end, in its own words."""
+
+    worker: WorkerId
+    message: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LifelineClosed:
+    """No process holds the worker's end of its lifeline any more."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A child was reaped, maybe one that nobody here knows (yet)."""
+
+    pid: int
+    status: int  # of wait(2)
+
+
+@dataclass(frozen=True)
+class Reload:
+    token: object = None  # comes back in a Reply; None asks for none
+
+
+@dataclass(frozen=True)
+class Stop:
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class More:
+    """One worker more, until the next reload."""
+
+
+@dataclass(frozen=True)
+class Fewer:
+    """One worker fewer, until the next reload."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A deadline may have passed."""
+
+
+Event = (
+    Start
+    | Launched
+    | Loaded
+    | LoadFailed
+    | ServerClosed
+    | Spawned
+    | SpawnFailed
+    | Ready
+    | Draining
+    | Words
+    | LifelineClosed
+    | Exited
+    | Reload
+    | Stop
+    | More
+    | Fewer
+    | Tick
+)
+
+
+# Decisions
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Read the configuration and start a fork server: answered by Launched or LoadFailed."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class DumpServer:
+    """Have the fork server write where it is stuck."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class CollectDump:
+    """Answer with LoadFailed: this message, and as detail what the fork server wrote."""
+
+    generation: int
+    message: str
+
+
+@dataclass(frozen=True)
+class CloseServer:
+    """Close the control socket: the fork server ends."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class KillServer:
+    """SIGKILL to its process group."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nothing of the generation is left."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Spawn:
+    worker: WorkerId
+    slot: int  # of the board
+
+
+@dataclass(frozen=True)
+class Serve:
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class Drain:
+    worker: WorkerId
+    seconds: float
+    close_idle: bool
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class KillWorker:
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """The worker is gone: close its lifeline, clear its slot."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The outcome of a Reload; `generation` serves."""
+
+    token: object
+    ok: bool
+    generation: int | None
+    message: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Announce:
+    """To the service manager."""
+
+    what: Literal["ready", "reloading", "stopping"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """One journal entry."""
+
+    priority: int
+    message: str
+    generation: int | None = None
+    worker: WorkerId | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Nothing is left to do. With a code other than 0, why."""
+
+    code: int
+    message: str
+    detail: str
+
+
+Decision = (
+    Launch
+    | DumpServer
+    | CollectDump
+    | CloseServer
+    | KillServer
+    | Forget
+    | Spawn
+    | Serve
+    | Drain
+    | StopWorker
+    | KillWorker
+    | Release
+    | Reply
+    | Announce
+    | Note
+    | Exit
+)

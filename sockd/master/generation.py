@@ -1,0 +1,244 @@
+"""A generation as the system sees it: its fork server, and the lifelines of its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sockd.activation import Listener
+from sockd.config import Config
+from sockd.errors import AppError, ConfigError
+from sockd.loader import bounded
+from sockd.master.events import (
+    Draining,
+    Event,
+    Loaded,
+    LoadFailed,
+    Plan,
+    Ready,
+    ServerClosed,
+    Spawned,
+    SpawnFailed,
+    Words,
+    WorkerId,
+)
+from sockd.settings import Settings
+from sockd.worker import boot, messages
+from sockd.worker.messages import DUMP_SIGNAL, Spec
+
+CONTROL_FD = 3  # of the fork server
+NOT_FOR_THE_APP = re.compile(r"LISTEN_\w+|NOTIFY_SOCKET|WATCHDOG_\w+|MAINPID|SOCKD_\w+")
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+
+
+def plan(settings: Settings) -> Plan:
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain)
+
+
+def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """The application's: the service's own, then `app.env_file`, then `app.env`."""
+    made = {k: v for k, v in environ.items() if not NOT_FOR_THE_APP.fullmatch(k)}
+    app = config.settings.app
+    if app.env_file:
+        made.update(read_env_file(Path(app.env_file)))
+    made.update(app.env)
+    return made
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """`NAME=value` lines; `#` begins a comment line, one pair of quotes around a value is taken
+    off. ConfigError."""
+    made = {}
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"app.env_file: cannot read {path}: {reason}") from error
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line[0] in "#;":
+            continue
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise ConfigError(f"{path}:{number}: expected NAME=value")
+        value = match[2].strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        made[match[1]] = value
+    return made
+
+
+def interpreter(venv: str) -> str:
+    """The Python that runs the application. ConfigError when there is none."""
+    if not venv:
+        return sys.executable
+    python = Path(venv) / "bin" / "python"
+    if not os.access(python, os.X_OK):
+        raise ConfigError(f"app.venv: {python} is not there or cannot be executed")
+    return str(python)
+
+
+def resolve(directory: str) -> str:
+    """A `current` symlink is followed once for each generation, not once for each file."""
+    path = Path(directory or ".").resolve()
+    if not path.is_dir():
+        raise ConfigError(f"app.directory: {directory} is no directory")
+    return str(path)
+
+
+class ForkServer:
+    """The process that has imported the application, and this end of its control socket."""
+
+    def __init__(
+        self, generation: int, config: Config, listeners: list[Listener], board: int
+    ) -> None:
+        """Start it. ConfigError, AppError."""
+        settings = config.settings
+        self.generation = generation
+        self.plan = plan(settings)
+        self._dump = os.memfd_create("sockd-dump", os.MFD_CLOEXEC)
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            spec = Spec(
+                config.name,
+                generation,
+                os.getpid(),
+                resolve(settings.app.directory),
+                settings,
+                [(listener.name, listener.address) for listener in listeners],
+            )
+            self.control.setblocking(False)
+            fds = [listener.socket.fileno() for listener in listeners]
+            messages.send(self.control, spec.message(), [self._dump, board, *fds])
+            self.pid = self._exec(
+                interpreter(settings.app.venv), environment(config, os.environ), theirs
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+
+    @staticmethod
+    def _exec(python: str, environ: dict[str, str], control: socket.socket) -> int:
+        try:
+            # A session of its own: a terminal's signals reach it through the master only, and
+            # what the import starts can be ended as one process group.
+            return os.posix_spawn(
+                python,
+                [python, str(Path(boot.__file__).resolve()), str(CONTROL_FD)],
+                environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, control.fileno(), CONTROL_FD)],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            raise AppError(f"cannot execute {python}: {error.strerror}") from error
+
+    def receive(self) -> tuple[list[Event], list[str]]:
+        """What it has said, and the names of threads that the application's import left."""
+        events: list[Event] = []
+        threads: list[str] = []
+        while self.control.fileno() >= 0:
+            try:
+                message, _ = messages.receive(self.control)
+            except BlockingIOError:
+                break
+            except (OSError, ValueError):
+                message = None
+            if message is None:
+                events.append(ServerClosed(self.generation))
+                self.control.close()
+            elif "loaded" in message:
+                threads += message["loaded"]["threads"]
+                events.append(Loaded(self.generation))
+            elif "failed" in message:
+                failed = message["failed"]
+                events.append(LoadFailed(self.generation, failed["message"], failed["detail"]))
+            elif "spawned" in message:
+                worker = WorkerId(self.generation, message["spawned"])
+                events.append(Spawned(worker, message["pid"]))
+            elif "unspawned" in message:
+                worker = WorkerId(self.generation, message["unspawned"])
+                events.append(SpawnFailed(worker, message["error"]))
+        return events, threads
+
+    def spawn(self, worker: WorkerId, slot: int) -> Lifeline:
+        """Ask for a worker. OSError when it does not listen any more."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            message = {"spawn": [worker.serial, slot]}
+            messages.send(self.control, message, [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return Lifeline(worker, slot, ours)
+
+    def dump(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, DUMP_SIGNAL)
+
+    def dumped(self) -> str:
+        """The stacks that it wrote, bounded; empty when it could not."""
+        size = os.fstat(self._dump).st_size
+        return bounded(os.pread(self._dump, size, 0).decode(errors="replace"))
+
+    def kill(self) -> None:
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                end(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.control.close()
+        if self._dump >= 0:
+            os.close(self._dump)
+            self._dump = -1
+
+
+class Lifeline:
+    """The master's end of the socket to one worker."""
+
+    def __init__(self, worker: WorkerId, slot: int, sock: socket.socket) -> None:
+        self.worker = worker
+        self.slot = slot
+        self.socket = sock
+        self.pid: int | None = None
+        self.open = True
+
+    def send(self, message: messages.Message) -> None:
+        with contextlib.suppress(OSError):  # a worker that is gone is reaped
+            messages.send(self.socket, message)
+
+    def receive(self) -> tuple[list[Event], bool]:
+        """What the worker has said, and whether it can say more."""
+        events: list[Event] = []
+        while True:
+            try:
+                message, _ = messages.receive(self.socket)
+            except BlockingIOError:
+                return events, True
+            except (OSError, ValueError):
+                message = None
+            if message is None:
+                return events, False
+            if "ready" in message:
+                events.append(Ready(self.worker, message["ready"]))
+            elif "draining" in message:
+                events.append(Draining(self.worker))
+            elif "failed" in message:
+                failed = message["failed"]
+                events.append(Words(self.worker, failed["message"], failed["detail"]))
+
+    def close(self) -> None:
+        self.socket.close()

@@ -1,0 +1,399 @@
+"""The master: one loop over signals, sockets and deadlines that carries out what `fleet` decides.
+
+No threads and no tick: each turn waits until something happens or the next deadline of the fleet,
+the notifier or the control socket. Signal handlers do nothing; the interpreter writes each
+signal's number into a pipe, and the loop takes it from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import sockd
+from sockd import activation, journal, linux
+from sockd.activation import Listener
+from sockd.board import Board
+from sockd.config import Config
+from sockd.errors import AppError, SockdError
+from sockd.master import report
+from sockd.master.control import Client, Control, Refused, socket_path
+from sockd.master.events import (
+    Announce,
+    CloseServer,
+    CollectDump,
+    Drain,
+    DumpServer,
+    Event,
+    Exit,
+    Exited,
+    Fewer,
+    Forget,
+    KillServer,
+    KillWorker,
+    Launch,
+    Launched,
+    LifelineClosed,
+    LoadFailed,
+    More,
+    Note,
+    Ready,
+    Release,
+    Reload,
+    Reply,
+    Serve,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Stop,
+    StopWorker,
+    Tick,
+    WorkerId,
+)
+from sockd.master.failures import BootFailures
+from sockd.master.fleet import Fleet
+from sockd.master.generation import ForkServer, Lifeline
+from sockd.notify import Notifier
+
+SLOTS = 2048  # workers of all generations together, those that still drain included
+MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
+
+ON_SIGNAL: dict[int, Callable[[], Event]] = {
+    signal.SIGTERM: Stop,
+    signal.SIGINT: lambda: Stop(quick=True),
+    signal.SIGQUIT: lambda: Stop(quick=True),
+    signal.SIGHUP: Reload,
+    signal.SIGTTIN: More,
+    signal.SIGTTOU: Fewer,
+}
+
+
+def serve(load: Callable[[], Config]) -> int:
+    """Run the service until it is stopped; 0. `load` is called for each generation.
+
+    SockdError: it could not start; AppError: the application could not, with its traceback as
+    the detail.
+    """
+    master = Master(load)
+    try:
+        return master.run()
+    finally:
+        master.close()
+
+
+class Master:
+    def __init__(self, load: Callable[[], Config]) -> None:
+        self.started = time.monotonic()
+        self.load = load
+        self.config: Config | None = None
+        self.notifier = Notifier()
+        self.failures = BootFailures(self.notifier.supervised)
+        self.listeners: list[Listener] = activation.adopt()
+        self.adopted = bool(self.listeners)
+        self.board = Board.create(SLOTS)
+        self.fleet = Fleet(SLOTS)
+        self.events: deque[Event] = deque()
+        self.selector = selectors.DefaultSelector()
+        self.control: Control | None = None
+        self.servers: dict[int, ForkServer] = {}
+        self.lifelines: dict[WorkerId, Lifeline] = {}
+        self.boot_error: SockdError | None = None
+        self.exit: Exit | None = None
+        self._carry_out: dict[type, Callable[[Any], None]] = {
+            Launch: self._launch,
+            DumpServer: lambda d: self.servers[d.generation].dump(),
+            CollectDump: self._collect_dump,
+            CloseServer: self._close_server,
+            KillServer: lambda d: self.servers[d.generation].kill(),
+            Forget: self._forget,
+            Spawn: self._spawn,
+            Serve: lambda d: self._tell(d.worker, {"serve": True}),
+            Drain: self._drain,
+            StopWorker: lambda d: self._tell(d.worker, {"stop": True}),
+            KillWorker: self._kill_worker,
+            Release: self._release,
+            Reply: self._reply,
+            Announce: self._announce,
+            Note: self._note,
+            Exit: self._exit,
+        }
+
+    def run(self) -> int:
+        linux.set_child_subreaper()
+        linux.set_process_name("sockd")
+        self._catch_signals()
+        self.events.append(Start(self.failures.hold()))
+        while self.exit is None:
+            self._turn()
+        if self.exit.code:
+            self.failures.failed()
+            raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
+        return 0
+
+    def _turn(self) -> None:
+        while self.events and self.exit is None:
+            for decision in self.fleet.handle(self.events.popleft(), time.monotonic()):
+                self._carry_out[type(decision)](decision)
+        if self.exit is not None:
+            return
+        self.notifier.status(report.line(self.fleet, self.board))
+        now = time.monotonic()
+        due = [self.notifier.turn(now), self.fleet.deadline()]
+        if self.control:
+            due.append(self.control.turn(now))
+        first = min((at for at in due if at is not None), default=None)
+        wait = None if first is None else max(0.0, first - time.monotonic())
+        for key, _ in self.selector.select(wait):
+            key.data()
+        deadline = self.fleet.deadline()
+        if deadline is not None and deadline <= time.monotonic():
+            self.events.append(Tick())
+
+    def close(self) -> None:
+        """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
+        signal.set_wakeup_fd(-1)
+        if self.control:
+            self.control.close()
+        for server in self.servers.values():
+            server.close()
+        for lifeline in self.lifelines.values():
+            lifeline.close()
+        for listener in self.listeners:
+            listener.close()
+        self.selector.close()
+
+    # Signals and children.
+
+    def _catch_signals(self) -> None:
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (*ON_SIGNAL, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self.selector.register(read, selectors.EVENT_READ, lambda: self._signalled(read))
+
+    def _signalled(self, pipe: int) -> None:
+        for number in os.read(pipe, 65536):
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number in ON_SIGNAL:
+                self.events.append(ON_SIGNAL[number]())
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # What it said before it died is told first.
+            for server in self.servers.values():
+                if server.pid == pid:
+                    self._hear_server(server)
+            for lifeline in list(self.lifelines.values()):
+                if lifeline.pid == pid:
+                    self._hear_worker(lifeline)
+            self.events.append(Exited(pid, status))
+
+    # A generation.
+
+    def _configure(self) -> Config:
+        """Read the configuration; with the first that can be read, become that service."""
+        config = self.load()
+        journal.configure(config.settings.log.level, sockd_name=config.name)
+        if self.config is None:
+            if not self.listeners:
+                limits = config.settings.limits
+                self.listeners = activation.bind_all(config.settings.bind, limits.backlog)
+            addresses = ", ".join(listener.address for listener in self.listeners)
+            journal.log(journal.NOTICE, f"sockd {sockd.__version__}: {config.name} on {addresses}")
+            self._open_control(config.name)
+        self.config = config
+        return config
+
+    def _open_control(self, name: str) -> None:
+        path = socket_path(name)
+        try:
+            if path:
+                self.control = Control(path, self.selector, self._asked)
+                return
+            reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
+        except SockdError as error:
+            reason = str(error)
+        journal.log(
+            journal.WARNING, f"no control socket, so no `sockd status` and `reload`: {reason}"
+        )
+
+    def _launch(self, decision: Launch) -> None:
+        try:
+            config = self._configure()
+            server = ForkServer(decision.generation, config, self.listeners, self.board.fd)
+        except SockdError as error:
+            self.boot_error = error
+            failed = LoadFailed(decision.generation, str(error), error.detail)
+            self.events.appendleft(failed)
+            return
+        self.boot_error = None
+        self.servers[decision.generation] = server
+        self.selector.register(
+            server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
+        )
+        if self.fleet.live is None:
+            self.notifier.extend(server.plan.boot + MARGIN)
+        self.events.appendleft(Launched(decision.generation, server.pid, server.plan))
+
+    def _hear_server(self, server: ForkServer) -> None:
+        before = server.control.fileno()
+        if before < 0:
+            return
+        events, threads = server.receive()
+        if server.control.fileno() < 0:
+            self.selector.unregister(before)
+        for event in events:
+            if isinstance(event, Spawned) and event.worker in self.lifelines:
+                self.lifelines[event.worker].pid = event.pid
+        self.events.extend(events)
+        if threads:
+            journal.log(
+                journal.WARNING,
+                "importing the application left threads, which workers do not have: "
+                + ", ".join(threads),
+                sockd_generation=server.generation,
+            )
+
+    def _collect_dump(self, decision: CollectDump) -> None:
+        detail = self.servers[decision.generation].dumped()
+        self.events.appendleft(LoadFailed(decision.generation, decision.message, detail))
+
+    def _close_server(self, decision: CloseServer) -> None:
+        server = self.servers[decision.generation]
+        if server.control.fileno() >= 0:
+            self.selector.unregister(server.control)
+            server.control.close()
+
+    def _forget(self, decision: Forget) -> None:
+        if decision.generation in self.servers:
+            self._close_server(CloseServer(decision.generation))
+            self.servers.pop(decision.generation).close()
+
+    # A worker.
+
+    def _spawn(self, decision: Spawn) -> None:
+        worker = decision.worker
+        self.board.clear(decision.slot, generation=worker.generation, worker=worker.serial)
+        try:
+            lifeline = self.servers[worker.generation].spawn(worker, decision.slot)
+        except OSError as error:
+            self.events.append(SpawnFailed(worker, str(error.strerror)))
+            return
+        self.lifelines[worker] = lifeline
+        self.selector.register(
+            lifeline.socket, selectors.EVENT_READ, lambda: self._hear_worker(lifeline)
+        )
+
+    def _hear_worker(self, lifeline: Lifeline) -> None:
+        if not lifeline.open:
+            return
+        events, more = lifeline.receive()
+        for event in events:
+            if isinstance(event, Ready):
+                lifeline.pid = event.pid
+        self.events.extend(events)
+        if not more:
+            self.selector.unregister(lifeline.socket)
+            lifeline.open = False
+            self.events.append(LifelineClosed(lifeline.worker))
+
+    def _tell(self, worker: WorkerId, message: dict[str, Any]) -> None:
+        if worker in self.lifelines:
+            self.lifelines[worker].send(message)
+
+    def _drain(self, decision: Drain) -> None:
+        # In a stop nobody is left to serve what the kernel has queued, unless systemd keeps the
+        # sockets for whoever comes next.
+        accept_rest = self.fleet.stopping and not self.adopted
+        message = {
+            "drain": decision.seconds,
+            "close_idle": decision.close_idle,
+            "accept_rest": accept_rest,
+        }
+        self._tell(decision.worker, message)
+
+    def _kill_worker(self, decision: KillWorker) -> None:
+        # Not reaped yet, so the number cannot be another process's.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(decision.pid, signal.SIGKILL)
+
+    def _release(self, decision: Release) -> None:
+        lifeline = self.lifelines.pop(decision.worker, None)
+        if lifeline:
+            if lifeline.open:
+                self.selector.unregister(lifeline.socket)
+            lifeline.close()
+            self.board.clear(lifeline.slot)
+
+    # The world outside.
+
+    def _announce(self, decision: Announce) -> None:
+        if decision.what == "ready":
+            self.failures.succeeded()
+            self.notifier.status(report.line(self.fleet, self.board))
+            self.notifier.ready()
+        elif decision.what == "reloading":
+            self.notifier.reloading()
+        else:
+            self.notifier.stopping()
+            if self.config:
+                self.notifier.extend(self.config.settings.timeouts.drain + MARGIN)
+
+    def _note(self, decision: Note) -> None:
+        journal.log(
+            decision.priority,
+            f"{decision.message}\n{decision.detail}".rstrip(),
+            sockd_generation=decision.generation,
+            sockd_worker=decision.worker,
+        )
+
+    def _exit(self, decision: Exit) -> None:
+        self.exit = decision
+
+    def _asked(self, client: Client, method: str, path: str, body: Any) -> None:
+        """A request on the control socket."""
+        match method, path:
+            case "GET", "/status":
+                assert self.config
+                content = report.status(
+                    self.fleet,
+                    self.board,
+                    name=self.config.name,
+                    config=self.config.path,
+                    listeners=self.listeners,
+                    started=self.started,
+                )
+                client.reply(HTTPStatus.OK, content)
+            case "POST", "/reload":
+                self.events.append(Reload(client))
+            case "POST", "/stop":
+                quick = isinstance(body, dict) and body.get("quick") is True
+                self.events.append(Stop(quick))
+                client.reply(HTTPStatus.ACCEPTED, {"ok": True})
+            case _, "/status" | "/reload" | "/stop":
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
+            case _:
+                raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
+
+    def _reply(self, decision: Reply) -> None:
+        client = decision.token
+        assert isinstance(client, Client)
+        content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
+        if not decision.ok:
+            content |= {"error": decision.message, "detail": decision.detail}
+        client.reply(HTTPStatus.OK, content)

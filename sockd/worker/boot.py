@@ -1,0 +1,54 @@
+"""The script that an application's interpreter runs to become a fork server: `boot.py FD`.
+
+It makes sockd importable without a sys.path entry, so that the application finds none of the
+packages that lie beside sockd: that of the interpreter's own environment when it has one, else
+the one that this file belongs to. It must run, and say what is wrong, on any Python 3.
+"""
+
+import importlib.util
+import json
+import socket
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parent
+    if sys.path and Path(sys.path[0]).resolve() == here:
+        del sys.path[0]  # a script's directory; the application's takes this place later
+    python = f"{sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]})"
+    try:
+        complaint = import_sockd(here.parent)
+        if complaint:
+            refuse(f"{python} {complaint}; install the same sockd there")
+        from sockd.worker import forkserver
+    except (ImportError, SyntaxError) as error:
+        refuse(f"{python} cannot run sockd: {error}; install the same sockd there")
+    forkserver.main(int(sys.argv[1]))
+
+
+def import_sockd(package: Path) -> str:
+    """What is wrong with the version that was found, if anything."""
+    spec = importlib.util.spec_from_file_location(
+        "sockd", str(package / "__init__.py"), submodule_search_locations=[str(package)]
+    )
+    assert spec and spec.loader
+    ours = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ours)
+    if importlib.util.find_spec("sockd") is None:
+        sys.modules["sockd"] = ours
+    import sockd
+
+    if sockd.__version__ == ours.__version__:
+        return ""
+    return f"has sockd {sockd.__version__}, but the master is sockd {ours.__version__}"
+
+
+def refuse(message: str) -> None:
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.send(json.dumps({"failed": {"message": message, "detail": ""}}).encode())
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What master, fork server and workers say to each other: JSON in SOCK_SEQPACKET messages
+(unix(7)), descriptors alongside (SCM_RIGHTS).
+
+Master to fork server: a `Spec` with the descriptors dump, board, listeners…; later
+`{"spawn": [worker, slot]}` with the worker's lifeline.
+Fork server to master: `{"loaded": {"threads": [names]}}` or `{"failed": {"message", "detail"}}`;
+later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
+Worker to master: `{"ready": pid}`, `{"draining": true}`, `{"failed": {"message", "detail"}}`.
+Master to worker: `{"serve": true}`, `{"stop": true}`,
+`{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
+
+`worker` is the serial number within the generation. The end of the stream means that the other
+side is gone.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sockd.settings import Settings
+
+DUMP_SIGNAL = signal.SIGRTMAX - 1
+"""Has a fork server write the stacks of its threads to the dump descriptor (faulthandler)."""
+
+ORPHAN_SIGNAL = signal.SIGRTMAX - 2
+"""A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""
+
+LARGEST = 256 * 1024  # bytes of a message
+MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a fork server needs to know to become generation `generation` of service `name`.
+
+    `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
+    """
+
+    name: str
+    generation: int
+    master: int  # pid
+    directory: str
+    settings: Settings
+    listeners: list[tuple[str, str]]
+
+    def message(self) -> Message:
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, message: Message) -> Spec:
+        return cls(
+            **{
+                **message,
+                "settings": _rebuild(Settings, message["settings"]),
+                "listeners": [(name, address) for name, address in message["listeners"]],
+            }
+        )
+
+
+def _rebuild(table: type[Any], values: dict[str, Any]) -> Any:
+    """The settings dataclass that asdict() and JSON have taken apart."""
+    made = {}
+    for item in fields(table):
+        value = values[item.name]
+        if not item.metadata:
+            value = _rebuild(item.default_factory, value)  # type: ignore[arg-type]
+        elif isinstance(value, list):
+            value = tuple(value)
+        made[item.name] = value
+    return table(**made)
+
+
+def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
+    """OSError: the other side is gone, or (non-blocking) does not read."""
+    data = json.dumps(message, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    sock.sendmsg([data], rights if descriptors else [], socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
+    """One message and its descriptors, close-on-exec; None at the end of the stream.
+
+    BlockingIOError when there is none on a non-blocking socket. What is no message of ours
+    (cut, no JSON object) raises ValueError.
+    """
+    room = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(LARGEST, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    if not data:
+        return None, []
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise ValueError("a message was cut")
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("a message is no JSON object")
+    return message, list(descriptors)

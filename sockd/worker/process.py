@@ -1,0 +1,174 @@
+"""A worker: what a forked child does around the event loop that serves.
+
+Its lifeline is a socket to the master. The master says on it when to serve, drain or stop; its end
+means that the master is gone, and the worker finishes what it has in hand. Two more things hold
+when the loop cannot turn, because the application is busy or stuck: a kernel timer ends the worker
+after the drain time, and the parent death signal (prctl(2)) arms that timer if the master dies.
+That signal must not end the worker itself, or requests in hand were lost; and it is no ordinary
+one, since the interpreter, which may be stuck, has no part in its handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sockd import journal, linux, loader
+from sockd.board import Board
+from sockd.errors import INTERNAL
+from sockd.http.loop import Loop
+from sockd.worker import messages
+from sockd.worker.messages import ORPHAN_SIGNAL, Spec
+from sockd.worker.wsgi import WSGIHandler
+
+ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
+GRACE = 1.0  # seconds after the drain deadline to end by itself
+
+
+class Worker:
+    def __init__(self, spec: Spec, serial: int, lifeline: socket.socket) -> None:
+        self.spec = spec
+        self.id = f"{spec.generation}.{serial}"
+        self.lifeline = lifeline
+        self.loop: Loop | None = None
+        self.serving = False
+        self.ending = False
+        self.unsaid = False  # that it drains
+        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(
+        self,
+        app: Callable[..., Any],
+        listeners: list[socket.socket],
+        board: Board,
+        slot: int,
+    ) -> int:
+        """Serve until told to end; the exit status of the process."""
+        try:
+            self._settle_in()
+            handler = WSGIHandler(app, multiprocess=True, report=report)
+            self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
+        except Exception as error:
+            self._last_words(error)
+            return INTERNAL
+        self._say({"ready": os.getpid()})
+        self._wait_to_serve()
+        if self.serving and not self.ending:
+            self.loop.watch(self.lifeline.fileno(), self._hear)
+            self.loop.watch(self.wake_read, self._awake)
+            try:
+                self.loop.run()
+            except Exception as error:
+                self._last_words(error)
+                return INTERNAL
+            if self.loop.aborted:
+                journal.log(
+                    journal.WARNING,
+                    f"worker {self.id}: {self.loop.aborted} connections cut at the drain deadline",
+                )
+        return 0
+
+    def _settle_in(self) -> None:
+        linux.set_process_name(f"sockd {self.id}")
+        journal.configure(sockd_worker=self.id)
+        self.lifeline.setblocking(False)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, self._on_quit)
+        signal.signal(signal.SIGQUIT, self._on_quit)
+        linux.make_deadline(ORPHAN_SIGNAL, self.spec.settings.timeouts.drain + GRACE)
+        until = time.monotonic() + ADOPTION
+        # Set before the adoption the death signal would come at once: the parent of that moment
+        # is a process that has just exited.
+        while os.getppid() != self.spec.master and time.monotonic() < until:
+            time.sleep(0.0005)
+        linux.set_parent_death_signal(ORPHAN_SIGNAL)
+        if os.getppid() != self.spec.master:
+            os.kill(os.getpid(), ORPHAN_SIGNAL)
+
+    def _wait_to_serve(self) -> None:
+        """A generation takes over as a whole: until it does, its workers do not accept."""
+        poll = select.poll()
+        poll.register(self.lifeline, select.POLLIN)
+        poll.register(self.wake_read, select.POLLIN)
+        while not (self.serving or self.ending):
+            poll.poll()
+            self._awake()
+            self._hear()
+
+    def _hear(self) -> None:
+        """What the master says."""
+        while True:
+            try:
+                message, _ = messages.receive(self.lifeline)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = None
+            if message is None:
+                self._orphaned()
+                return
+            if "serve" in message:
+                self.serving = True
+            elif "drain" in message:
+                self._drain(message["drain"], message["close_idle"], message["accept_rest"])
+            elif "stop" in message:
+                self._stop()
+
+    def _orphaned(self) -> None:
+        journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
+        if self.loop and self.serving:
+            self.loop.unwatch(self.lifeline.fileno())
+        self.lifeline.close()
+        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
+
+    def _awake(self) -> None:
+        """After a signal or an order to drain; the loop has begun to do it in this turn."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_read, 4096)
+        if self.unsaid:
+            self.unsaid = False
+            self._say({"draining": True})
+
+    def _on_term(self, number: int, frame: object) -> None:
+        self._drain(self.spec.settings.timeouts.drain, close_idle=True)
+
+    def _on_quit(self, number: int, frame: object) -> None:
+        self._stop()
+
+    def _drain(self, seconds: float, close_idle: bool, accept_rest: bool = False) -> None:
+        self.ending = True
+        linux.set_deadline(seconds + GRACE)
+        if self.loop:
+            self.loop.drain(seconds, close_idle=close_idle, accept_rest=accept_rest)
+        # The loop stops accepting in its next turn, and this wakes it for that.
+        self.unsaid = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.wake_write, b"\0")
+
+    def _stop(self) -> None:
+        self.ending = True
+        linux.set_deadline(GRACE)
+        if self.loop:
+            self.loop.stop()
+
+    def _last_words(self, error: Exception) -> None:
+        words = {"message": f"{type(error).__name__}: {error}", "detail": loader.describe(error)}
+        self._say({"failed": words})
+
+    def _say(self, message: messages.Message) -> None:
+        with contextlib.suppress(OSError):  # its end tells what that means
+            messages.send(self.lifeline, message)
+
+
+def report(message: str, exc_info: Any, fields: dict[str, str]) -> None:
+    """Journal what the application did wrong: one entry, with its traceback if there is one."""
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    detail = f"\n{loader.describe(error)}" if error is not None else ""
+    journal.log(journal.ERR, (message + detail).rstrip(), **fields)
