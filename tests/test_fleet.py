@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -75,7 +76,7 @@ PLAN = Plan(workers=2, boot=60.0, drain=30.0)
 class World:
     """Carries out decisions as processes that behave would, unless a test steps in.
 
-    Fork servers have the pid 1000 × generation, workers 1000 × generation + serial.
+    Fork servers have the pid 1000 * generation, workers 1000 * generation + serial.
     """
 
     def __init__(self, plan: Plan = PLAN, slots: int = 64) -> None:
@@ -288,7 +289,7 @@ class TestWorkers:
             times.append(worker.born)
             world.now = worker.born
             world.tell(Spawned(spawn.worker, 1000 + serial))
-        waits = [round(b - a) for a, b in zip(times, times[1:], strict=False)]
+        waits = [round(b - a) for a, b in itertools.pairwise(times)]
         assert waits == [1, 2, 4, 8, 16, 30, 30]
 
     def test_one_that_lived_resets_the_backoff(self):
@@ -513,7 +514,7 @@ class TestReload:
             assert due is not None
             decisions = world.wait(due - world.now)
             launches += [world.now for one in decisions if isinstance(one, Launch)]
-        gaps = [round(b - a) for a, b in zip(launches, launches[1:], strict=False)]
+        gaps = [round(b - a) for a, b in itertools.pairwise(launches)]
         assert gaps == [2, 4, 8, 16, 30, 30, 30]
         assert set(world.states().values()) == {"ready"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -120,9 +121,7 @@ def test_chunked_response(serve) -> None:
     body = Tracked(b"ab", b"", b"c" * 20000, b"d")
     answer = serve(streaming(body)).talk(get(extra=CLOSE))
     assert b"Transfer-Encoding: chunked\r\n" in answer
-    assert body_of(answer) == (
-        b"2\r\nab\r\n4e20\r\n" + b"c" * 20000 + b"\r\n1\r\nd\r\n0\r\n\r\n"
-    )
+    assert body_of(answer) == (b"2\r\nab\r\n4e20\r\n" + b"c" * 20000 + b"\r\n1\r\nd\r\n0\r\n\r\n")
     assert body.closed == 1
 
 
@@ -297,10 +296,8 @@ def test_pipelined_requests_are_answered_in_order(serve) -> None:
         end = time.monotonic() + 60
         while data.count(b"HTTP/1.1 200") < count and time.monotonic() < end:
             if pending:
-                try:
+                with contextlib.suppress(BlockingIOError):
                     pending = pending[client.send(pending[:8192]) :]
-                except BlockingIOError:
-                    pass
             try:
                 data += client.recv(1 << 20)
             except BlockingIOError:
@@ -387,7 +384,7 @@ def test_exception_is_a_plain_500_and_the_connection_lives(serve) -> None:
         assert "secret" not in str(headers)
         client.sendall(GET)
         assert read_response(client)[0] == 200
-    (text, exc), = engine.reports
+    ((text, exc),) = engine.reports
     assert text == "GET /raise: the application failed"
     assert isinstance(exc[1], KeyError)
     assert engine.slot["exceptions"] == 1

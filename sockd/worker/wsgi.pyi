@@ -1,0 +1,14 @@
+from collections.abc import Callable
+from typing import Any
+
+from sockd.http.loop import Handler, Report
+
+class WSGIHandler(Handler):
+    multiprocess: bool
+    def __init__(
+        self,
+        application: Callable[..., Any],
+        *,
+        report: Report | None = None,
+        multiprocess: bool = True,
+    ) -> None: ...
