@@ -52,9 +52,9 @@ _TABLE = (
     ("SPOOL_FAILED", 507, "no room for the request body"),  # RFC 4918 11.5
 )
 
-assert len(_TABLE) == VERDICTS
+assert len(_TABLE) == VERDICTS <= 64
 
-cdef Refusal _refusals[VERDICTS]
+cdef Refusal _refusals[64]
 _kept_alive = [reason.encode() for _, _, reason in _TABLE]
 for _i in range(VERDICTS):
     _refusals[_i].status = _TABLE[_i][1]
