@@ -152,13 +152,17 @@ class Master:
 
         Raises MasterDied, NoAnswer, PermissionDenied (403).
         """
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = self._sock
-        headers = {"Content-Type": "application/json", "Connection": "close"}
+        content = json.dumps(body).encode() if body else b""
+        head = (
+            f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        response = http.client.HTTPResponse(self._sock, method=method)
         try:
-            connection.request(method, target, json.dumps(body) if body else None, headers)
+            # In one piece: a master that refuses closes once it has read the first.
+            self._sock.sendall(head.encode() + content)
             self._await_answer(timeout)
-            response = connection.getresponse()
+            response.begin()
             document = json.loads(response.read())
         except TimeoutError:
             raise NoAnswer(f"{self.name}: the master does not answer") from None
@@ -166,6 +170,8 @@ class Master:
             raise self._died() from None
         except (ValueError, http.client.HTTPException) as error:
             raise SockdError(f"{self.name}: no answer of a sockd master: {error}") from None
+        finally:
+            response.close()
         if not isinstance(document, dict):
             raise SockdError(f"{self.name}: no answer of a sockd master: not a JSON object")
         if response.status == 403:

@@ -49,6 +49,7 @@ while True:
         continue
     match sys.argv[3]:
         case "hang":
+            open(sys.argv[1] + ".asked", "w").close()
             time.sleep(3600)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -256,25 +257,20 @@ def test_stop_waits_for_the_end(tmp_path: Path, peer: Peer) -> None:
 
 
 def test_interrupt_is_quiet(tmp_path: Path, peer: Peer) -> None:
-    peer("", "hang")
+    path, _ = peer("", "hang")
     process = subprocess.Popen(
         [sys.executable, "-m", "sockd", "reload"],
         cwd=ROOT,
         env=environment(tmp_path),
         stderr=subprocess.PIPE,
     )
-    wait_for_connection(process.pid)
+    deadline = time.monotonic() + 60
+    while not path.with_name("control.sock.asked").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == b""
     assert process.returncode == 130
-
-
-def wait_for_connection(pid: int) -> None:
-    """Until the process sleeps in poll(2), with its request sent."""
-    deadline = time.monotonic() + 60
-    while "poll" not in Path(f"/proc/{pid}/wchan").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_socket_that_is_not_for_this_user(tmp_path: Path, peer: Peer) -> None:
