@@ -240,7 +240,8 @@ def test_every_address_is_listened_on(tmp_path: Path) -> None:
         "[2001:db8::1]:81",
         "82",
     ]
-    assert ("NoDelay", "yes") in lines
+    # systemd says "TCP_NODELAY failed" of the Unix socket; the workers set it where it fits.
+    assert "NoDelay" not in {name for name, _ in lines}
     assert ("RemoveOnStop", "yes") in lines
     assert ("FreeBind", "yes") in lines
 

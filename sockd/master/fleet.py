@@ -574,7 +574,7 @@ class Fleet:
         detail = worker.words.detail if worker.words else ""
         if worker.words:
             how = f"{how}: {worker.words.message}"
-        if worker.cause and how.startswith("killed"):
+        if worker.cause and was is W.KILLED:
             how = f"{how} ({worker.cause})"
         if was is W.DRAINING or generation.state is G.RETIRING:
             expected = how == ended(0) or worker.ready_at is None

@@ -52,6 +52,7 @@ class Worker:
         """Serve until told to end; the exit status of the process."""
         try:
             self._settle_in()
+            board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
             handler = WSGIHandler(app, multiprocess=True, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
