@@ -10,7 +10,7 @@ import pytest
 from tests.lab.machine import Machine
 from tests.lab.service import Service, wait_until
 
-SHOP = ("curl", "--silent", "--show-error", "--max-time", "60", "--header", "Host: shop.example")
+SHOP = ("curl", "--silent", "--show-error", "--max-time", "30", "--header", "Host: shop.example")
 
 
 @pytest.fixture
