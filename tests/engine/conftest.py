@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from sockd.board import Board
 from sockd.http.loop import Loop
-from sockd.worker.wsgi import WSGIHandler
-
 from sockd.settings import Settings
+from sockd.worker.wsgi import WSGIHandler
 
 DEADLINE = 20.0
 

@@ -48,6 +48,7 @@ cd "$1/opt/packages"
 apt-ftparchive packages . > Packages
 rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*
 echo 'deb [trusted=yes lang=none] file:/opt/packages ./' > "$1/etc/apt/sources.list"
+rm -f "$1/etc/hostname"
 echo force-unsafe-io > "$1/etc/dpkg/dpkg.cfg.d/lab"
 """
 

@@ -137,7 +137,9 @@ class Machine:
 
     def spawn(self, *command: str, **options: object) -> subprocess.Popen[str]:
         """Start a command in the machine; `options` are those of Popen."""
-        inside = ["nsenter", f"--target={self.leader}", "--all", "--wdns=/", "--", *command]
+        inside = ["nsenter", f"--target={self.leader}", "--all", "--wdns=/", "--"]
+        # nsenter forks to enter the pid namespace: what it runs shall not outlive it.
+        inside += ["setpriv", "--pdeathsig=KILL", "--", *command]
         return subprocess.Popen(inside, env=ENVIRONMENT, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
     def run(

@@ -86,7 +86,7 @@ class Service:
         """What the application answers; `check`: fail unless it is 200."""
         fail = ["--fail-with-body"] if check else []
         return self.machine.out(
-            *("curl", "--silent", "--show-error", "--max-time", "60", *fail, url or self.url),
+            *("curl", "--silent", "--show-error", "--max-time", "30", *fail, url or self.url),
             check=check,
         )
 

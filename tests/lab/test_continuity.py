@@ -14,7 +14,7 @@ def version(number: int) -> str:
 @pytest.fixture
 def running(service: Service) -> Service:
     service.configure(version(0))
-    service.systemctl("start", "socket")
+    service.systemctl("start")
     assert service.get() == "version 0"
     return service
 

@@ -14,7 +14,7 @@ APP = ANSWERS_ITS_VERSION.format(version="here")
 @pytest.fixture
 def running(service: Service) -> Service:
     service.configure(APP, 'unit.watchdog = "3s"\n')
-    service.systemctl("start", "socket")
+    service.systemctl("start")
     assert service.get() == "here"
     return service
 
