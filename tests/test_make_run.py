@@ -9,8 +9,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,41 +23,56 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@dataclass
+class Run:
+    """`make run` with a mark in its environment, which all that it starts inherits."""
+
+    process: subprocess.Popen[str]
+    url: str
+    mark: bytes
+
+    def left(self) -> list[int]:
+        """The processes that it has started and that are alive, make included."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self.mark in environ.read_bytes():
+                    found.append(int(environ.parent.name))
+        return found
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal signals every process of the foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.communicate(timeout=60)
+
+
 @contextmanager
-def make_run(*variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """make, in a session of its own as a terminal gives one, and the URL that it prints."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+def make_run(*variables: str, **environment: str) -> Iterator[Run]:
+    """make, in a session of its own as a terminal gives one, until it prints its address."""
+    mark = f"MARK_OF_THIS_TEST={uuid.uuid4()}"
+    name, _, value = mark.partition("=")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", "run", f"LISTEN=127.0.0.1:{free_port()}"]
     with subprocess.Popen(
         [*command, *variables],
         cwd=ROOT,
-        env=environ,
+        env={**inherited, **environment, name: value},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     ) as process:
+        run = Run(process, "", mark.encode())
         try:
             assert process.stdout is not None
             line = next((line for line in process.stdout if line.startswith("http://")), None)
             assert line is not None, "make ended without an address"
-            yield process, line.split()[0]
+            run.url = line.split()[0]
+            yield run
         finally:
-            for pid in session(process.pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def session(leader: int) -> list[int]:
-    """The processes of a session, proc_pid_stat(5)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            for pid in run.left():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def get(url: str) -> str:
@@ -71,24 +88,18 @@ def get(url: str) -> str:
         time.sleep(0.05)
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C: the terminal signals every process of the foreground group."""
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-
-
 def test_serves_the_example_and_leaves_nothing_running() -> None:
-    with make_run() as (process, url):
-        assert "Hello from sockd" in get(url)
-        assert len(session(process.pid)) >= 3, "make, a master, a worker at least"
-        interrupt(process)
-        assert session(process.pid) == []
+    with make_run() as run:
+        assert "Hello from sockd" in get(run.url)
+        assert len(run.left()) >= 4, "make, master, fork server and a worker at least"
+        run.interrupt()
+        assert run.left() == []
 
 
 def test_interrupted_before_the_first_request_leaves_nothing_running() -> None:
-    with make_run() as (process, _):
-        interrupt(process)
-        assert session(process.pid) == []
+    with make_run() as run:
+        run.interrupt()
+        assert run.left() == []
 
 
 def test_serves_an_application_of_ones_own(tmp_path: Path) -> None:
@@ -98,10 +109,6 @@ def test_serves_an_application_of_ones_own(tmp_path: Path) -> None:
         "    start_response('200 OK', [])\n"
         "    return [os.environ['OWN'].encode()]\n"
     )
-    os.environ["OWN"] = "passed on"
-    try:
-        with make_run("APP=own:app", f"DIR={tmp_path}") as (process, url):
-            assert get(url) == "passed on"
-            interrupt(process)
-    finally:
-        del os.environ["OWN"]
+    with make_run("APP=own:app", f"DIR={tmp_path}", OWN="passed on") as run:
+        assert get(run.url) == "passed on"
+        run.interrupt()
