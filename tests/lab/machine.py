@@ -39,7 +39,8 @@ mkdir -p "$CGROUP"
 echo $$ > "$CGROUP/cgroup.procs"
 mount -t overlay lab -o "lowerdir=$LAYERS,upperdir=$HOME_OF/changes,workdir=$HOME_OF/work" \
     "$HOME_OF/root"
-exec systemd-nspawn --quiet --boot --directory "$HOME_OF/root" --machine "$NAME" \
+exec systemd-nspawn --quiet --boot --directory "$HOME_OF/root" \
+    --machine "$NAME-$$" --hostname "$NAME" \
     --register=no --keep-unit --private-network \
     --resolv-conf=off --timezone=off --link-journal=no --console=read-only
 """
