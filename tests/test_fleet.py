@@ -662,8 +662,6 @@ class Chaos(World):
                     self.closed.add(generation)
                 case KillServer(generation):
                     pass
-                case Forget(generation):
-                    assert generation not in self.servers or self.gave_up
                 case Spawn(worker, slot):
                     assert slot not in self.slots.values()
                     assert worker.generation not in self.closed
@@ -691,10 +689,6 @@ class Chaos(World):
         for answer in answers:
             self._tell(answer)
         return decisions
-
-    @property
-    def gave_up(self) -> bool:
-        return True
 
     def check(self) -> None:
         fleet = self.fleet

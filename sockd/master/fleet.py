@@ -134,15 +134,16 @@ MOST_WORKERS = 512
 LATE = "still busy after the drain time of {:g} s"
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 0, 1, 2, 4 … LONGEST_HOLD."""
-    return 0.0 if failures <= 1 else min(LONGEST_HOLD, 2.0 ** min(failures - 2, 10))
+def backoff(failures: int, longest: float = LONGEST_HOLD) -> float:
+    """Seconds to wait after so many failures in a row: 0, 1, 2, 4 … `longest`."""
+    return 0.0 if failures <= 1 else min(longest, 2.0 ** min(failures - 2, 10))
 
 
 @dataclass
 class Hold:
     """The back-off of something that is tried again and again."""
 
+    longest: float = LONGEST_HOLD
     failures: int = 0
     failed_at: float = float("-inf")
     until: float = float("-inf")
@@ -153,7 +154,7 @@ class Hold:
         if began >= self.failed_at:
             self.failures += 1
         self.failed_at = now
-        self.until = now + backoff(self.failures)
+        self.until = now + backoff(self.failures, self.longest)
 
     def succeeded(self) -> None:
         self.failures = 0
@@ -181,6 +182,7 @@ class Generation:
     born: float
     tokens: list[object]
     asked: bool  # by a person; else the master's own doing
+    hold: Hold  # of its workers
     state: G = G.BOOTING
     plan: Plan = field(default_factory=Plan)
     wanted: int = 0
@@ -192,7 +194,6 @@ class Generation:
     deadline: float | None = None  # of its boot
     dumping: bool = False
     live_at: float = 0.0
-    hold: Hold = field(default_factory=Hold)
 
     def change(self, what: str) -> None:
         self.state = GENERATION[self.state, what]
@@ -216,7 +217,9 @@ class Handover:
 class Fleet:
     """Every generation and worker, and what to do next about them."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, longest_hold: float = LONGEST_HOLD) -> None:
+        """`slots` is how many workers there can be at once; `longest_hold` bounds the back-off."""
+        self.longest_hold = longest_hold
         self.generations: dict[int, Generation] = {}
         self.live: Generation | None = None
         self.candidate: Generation | None = None
@@ -231,7 +234,7 @@ class Fleet:
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
         self._start_at: float | None = None
-        self._relaunch = Hold()
+        self._relaunch = Hold(longest_hold)
         self._strays: dict[int, int] = {}
         self._free_slots = list(range(slots - 1, -1, -1))
         self._last_number = 0
@@ -319,7 +322,7 @@ class Fleet:
 
     def _begin(self, tokens: list[object], asked: bool, now: float) -> None:
         self._last_number += 1
-        generation = Generation(self._last_number, now, tokens, asked)
+        generation = Generation(self._last_number, now, tokens, asked, Hold(self.longest_hold))
         self.generations[generation.number] = self.candidate = generation
         if asked:
             self._do(Announce("reloading"))

@@ -59,7 +59,7 @@ from sockd.master.events import (
     WorkerId,
 )
 from sockd.master.failures import BootFailures
-from sockd.master.fleet import Fleet
+from sockd.master.fleet import LONGEST_HOLD, Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.notify import Notifier
 
@@ -76,13 +76,14 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
 }
 
 
-def serve(load: Callable[[], Config]) -> int:
-    """Run the service until it is stopped; 0. `load` is called for each generation.
+def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> int:
+    """Run the service until it is stopped; 0. `load` is called for each generation;
+    `longest_hold` (seconds) bounds the back-off of workers that die at boot.
 
     SockdError: it could not start; AppError: the application could not, with its traceback as
     the detail.
     """
-    master = Master(load)
+    master = Master(load, longest_hold)
     try:
         return master.run()
     finally:
@@ -90,7 +91,7 @@ def serve(load: Callable[[], Config]) -> int:
 
 
 class Master:
-    def __init__(self, load: Callable[[], Config]) -> None:
+    def __init__(self, load: Callable[[], Config], longest_hold: float) -> None:
         self.started = time.monotonic()
         self.load = load
         self.config: Config | None = None
@@ -99,7 +100,7 @@ class Master:
         self.listeners: list[Listener] = activation.adopt()
         self.adopted = bool(self.listeners)
         self.board = Board.create(SLOTS)
-        self.fleet = Fleet(SLOTS)
+        self.fleet = Fleet(SLOTS, longest_hold)
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
