@@ -59,6 +59,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def children(pid: int) -> list[int]:
     """Children in any state, zombies included."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):

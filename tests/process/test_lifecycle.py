@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import APP, Load, Manager, Service, alive, children, eventually
+from .conftest import APP, Load, Manager, Service, alive, children, descriptors, eventually
 
 
 def busy(service: Service, path: str) -> tuple[threading.Thread, list[object]]:
@@ -291,7 +291,7 @@ class TestDeath:
         service.start().ready()
 
         def figures() -> tuple[int, int]:
-            fds = len(os.listdir(f"/proc/{service.pid}/fd"))
+            fds = descriptors(service.pid)
             status = Path(f"/proc/{service.pid}/status").read_text()
             return fds, int(status.split("VmRSS:")[1].split()[0])
 
