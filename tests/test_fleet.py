@@ -51,22 +51,15 @@ from sockd.master.events import (
 from sockd.master.fleet import (
     ABANDON,
     DUMP,
-    GENERATION,
     GRACE,
     HANDOVER,
     JUMP,
     LIVED,
-    LONGEST_HOLD,
-    SERVER,
     SHORT,
-    WORKER,
     Fleet,
-    G,
-    S,
-    W,
-    backoff,
     ended,
 )
+from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
 
 KILLED = signal.SIGKILL  # a wait(2) status
 STATUS_3 = 3 << 8

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import sockd
@@ -59,8 +60,9 @@ from sockd.master.events import (
     WorkerId,
 )
 from sockd.master.failures import BootFailures
-from sockd.master.fleet import LONGEST_HOLD, Fleet
+from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
@@ -81,13 +83,28 @@ def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> 
     `longest_hold` (seconds) bounds the back-off of workers that die at boot.
 
     SockdError: it could not start; AppError: the application could not, with its traceback as
-    the detail.
+    the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
     master = Master(load, longest_hold)
     try:
         return master.run()
+    except SockdError as error:
+        if not journal.is_journal():
+            raise
+        # One entry with its traceback, instead of the lines that the command would print.
+        journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
+        return error.exit_code
     finally:
         master.close()
+
+
+def keep_descriptors() -> None:
+    """Nothing that this process was started with, but stdio, is passed to those it starts."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        fd = int(entry.name)
+        with contextlib.suppress(OSError):  # that of the listing itself
+            if fd > 2:
+                os.set_inheritable(fd, False)
 
 
 class Master:
@@ -99,6 +116,7 @@ class Master:
         self.failures = BootFailures(self.notifier.supervised)
         self.listeners: list[Listener] = activation.adopt()
         self.adopted = bool(self.listeners)
+        keep_descriptors()
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold)
         self.events: deque[Event] = deque()
@@ -131,7 +149,9 @@ class Master:
         linux.set_child_subreaper()
         linux.set_process_name("sockd")
         self._catch_signals()
-        self.events.append(Start(self.failures.hold()))
+        hold = self.failures.hold()
+        self.notifier.extend(hold + MARGIN)
+        self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
         if self.exit.code:
@@ -145,7 +165,8 @@ class Master:
                 self._carry_out[type(decision)](decision)
         if self.exit is not None:
             return
-        self.notifier.status(report.line(self.fleet, self.board))
+        if self.notifier.supervised:
+            self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
         due = [self.notifier.turn(now), self.fleet.deadline()]
         if self.control:

@@ -100,6 +100,7 @@ class Service:
         }
         self.environ = {"RUNTIME_DIRECTORY": str(self.runtime)}
         self.longest_hold = 30.0
+        self.inherit: tuple[int, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = directory / "log"
         self.seen: set[int] = set()
@@ -130,6 +131,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=self.inherit,
                 env={**environ, "PYTHONPATH": ":".join(path), **self.environ},
             )
         return self
