@@ -36,13 +36,13 @@ def close(notifier):
 def test_lifecycle(manager):
     notifier = Notifier()
     assert notifier.supervised
-    notifier.ready()
+    notifier.ready("4 workers", 1.0)
     notifier.reloading()
     notifier.stopping()
     notifier.extend(1.5)
     messages = heard(manager)
     close(notifier)
-    assert messages[0] == "READY=1"
+    assert messages[0] == "READY=1\nSTATUS=4 workers"
     first, second = messages[1].split("\n")
     assert first == "RELOADING=1"
     assert second.startswith("MONOTONIC_USEC=")
@@ -101,7 +101,7 @@ def test_watchdog_twice_an_interval(manager, monkeypatch):
 def test_nobody_listens(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notifier = Notifier()
-    notifier.ready()
+    notifier.ready("a", 1.0)
     notifier.status("a")
     assert not notifier.supervised
     assert notifier.turn(1.0) is None
@@ -111,5 +111,5 @@ def test_a_manager_that_does_not_read_blocks_for_a_moment_only(manager):
     notifier = Notifier()
     notifier._manager.socket.settimeout(0.001)
     for _ in range(1000):
-        notifier.ready()
+        notifier.stopping()
     close(notifier)

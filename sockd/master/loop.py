@@ -367,8 +367,7 @@ class Master:
     def _announce(self, decision: Announce) -> None:
         if decision.what == "ready":
             self.failures.succeeded()
-            self.notifier.status(report.line(self.fleet, self.board))
-            self.notifier.ready()
+            self.notifier.ready(report.line(self.fleet, self.board), time.monotonic())
         elif decision.what == "reloading":
             self.notifier.reloading()
         else:

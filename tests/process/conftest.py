@@ -145,7 +145,9 @@ class Service:
     def _running(self) -> bool:
         assert self.process
         assert self.process.poll() is None, self.log()
-        return (self.runtime / "control.sock").exists() and self.status()["state"] != "booting"
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # not there yet
+            return bool(self.status()["state"] != "booting")
+        return False
 
     @property
     def pid(self) -> int:

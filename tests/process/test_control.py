@@ -49,7 +49,8 @@ class TestAnswers:
     def test_status_while_booting(self, service: Service):
         service.write("import time; time.sleep(1)\n" + APP)
         service.start()
-        eventually((service.runtime / "control.sock").exists)
+        eventually(lambda: "generation 1: loading" in service.log())
+        eventually(lambda: service.fork_server(1))
         content = service.status()
         assert content["state"] == "booting"
         assert content["generation"] is None
