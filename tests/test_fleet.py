@@ -726,6 +726,8 @@ class Chaos(World):
         if self.random.random() < 0.02:
             self.now += 1000
         self.tell(Tick())
+        due = self.fleet.deadline()
+        assert due is None or due > self.now, "the loop would spin"
 
     def _person(self) -> None:
         event: Event

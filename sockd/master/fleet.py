@@ -295,6 +295,7 @@ class Fleet:
 
     def _conclude(self, handover: Handover) -> None:
         self.handover = None
+        self.last_error = None
         generation = handover.generation
         if generation.asked:
             self.reloads_ok += 1

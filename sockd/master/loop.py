@@ -114,7 +114,12 @@ class Master:
         self.config: Config | None = None
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
-        self.listeners: list[Listener] = activation.adopt()
+        self.listeners: list[Listener] = []
+        self.listen_error: SockdError | None = None
+        try:
+            self.listeners = activation.adopt()
+        except SockdError as error:
+            self.listen_error = error  # a boot that fails, as others do
         self.adopted = bool(self.listeners)
         keep_descriptors()
         self.board = Board.create(SLOTS)
@@ -232,11 +237,14 @@ class Master:
         config = self.load()
         journal.configure(config.settings.log.level, sockd_name=config.name)
         if self.config is None:
+            if self.listen_error:
+                raise self.listen_error
             if not self.listeners:
                 limits = config.settings.limits
                 self.listeners = activation.bind_all(config.settings.bind, limits.backlog)
             addresses = ", ".join(listener.address for listener in self.listeners)
-            journal.log(journal.NOTICE, f"sockd {sockd.__version__}: {config.name} on {addresses}")
+            starting = f"starting {config.name} on {addresses} (sockd {sockd.__version__})"
+            journal.log(journal.NOTICE, starting)
             self._open_control(config.name)
         self.config = config
         return config

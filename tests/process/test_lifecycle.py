@@ -161,6 +161,14 @@ class TestStart:
         assert service.stop() == 0
         assert listen.exists()  # systemd's, so not ours to remove
 
+    def test_what_systemd_passes_must_be_a_listening_socket(
+        self, service: Service, manager: Manager
+    ):
+        passes = 'exec 3</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+        assert service.start(["sh", "-c", passes, "sh"]).wait() == 1
+        assert "descriptor 3 (unknown) from systemd is no listening stream" in service.log()
+        assert (service.runtime / "boot-failures").read_text() == "1\n"
+
 
 class TestStop:
     def test_what_is_in_hand_is_finished(self, service: Service):
