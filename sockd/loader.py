@@ -16,8 +16,9 @@ from typing import Any
 from sockd.errors import AppError
 
 DETAIL_LIMIT = 64 * 1024  # bytes of a traceback that are kept
+MESSAGE_LIMIT = 300  # characters of an exception's text in a message
 
-_TARGET = re.compile(r"([\w.]+):([\w.]+)(\(\))?")
+_TARGET = re.compile(r"(\w+(?:\.\w+)*):(\w+(?:\.\w+)*)(\(\))?")
 _OWN_FILES = (str(Path(__file__).resolve().parent) + "/", "<frozen importlib", "<frozen runpy")
 
 
@@ -55,7 +56,7 @@ def _module(name: str) -> ModuleType:
             raise _failure(
                 f"module {name} imports {missing}, which is not installed", error
             ) from None
-        raise _failure(f"module {name} cannot be imported: {error}", error) from None
+        raise _failure(f"module {name} {_verb(error, 'cannot be imported:')}", error) from None
     except BaseException as error:
         raise _failure(f"module {name} {_verb(error, 'cannot be imported:')}", error) from None
 
@@ -106,7 +107,8 @@ def _verb(error: BaseException, usual: str) -> str:
         return f"ended the process: sys.exit({'' if error.code is None else repr(error.code)})"
     if isinstance(error, KeyboardInterrupt):
         return "was interrupted (KeyboardInterrupt)"
-    return f"{usual} {''.join(traceback.format_exception_only(error)).strip().splitlines()[-1]}"
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return f"{usual} {lines[-1][:MESSAGE_LIMIT]}"
 
 
 def _failure(message: str, error: BaseException) -> AppError:

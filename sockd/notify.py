@@ -54,8 +54,11 @@ class Notifier:
             # sdnotify sends Latin-1; so its bytes are made those of UTF-8 (sd_notify(3)).
             self._manager.notify("\n".join(assignments).encode().decode("latin-1"))
 
-    def ready(self) -> None:
-        self.send("READY=1")
+    def ready(self, status: str, now: float) -> None:
+        """Together with what is ready, so that `systemctl start` and `status` agree."""
+        self._status = self._told = status
+        self._told_at = now
+        self.send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """Must be followed by `ready()`, else this reload and every later one hangs."""

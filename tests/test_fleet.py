@@ -51,22 +51,15 @@ from sockd.master.events import (
 from sockd.master.fleet import (
     ABANDON,
     DUMP,
-    GENERATION,
     GRACE,
     HANDOVER,
     JUMP,
     LIVED,
-    LONGEST_HOLD,
-    SERVER,
     SHORT,
-    WORKER,
     Fleet,
-    G,
-    S,
-    W,
-    backoff,
     ended,
 )
+from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
 
 KILLED = signal.SIGKILL  # a wait(2) status
 STATUS_3 = 3 << 8
@@ -662,8 +655,6 @@ class Chaos(World):
                     self.closed.add(generation)
                 case KillServer(generation):
                     pass
-                case Forget(generation):
-                    assert generation not in self.servers or self.gave_up
                 case Spawn(worker, slot):
                     assert slot not in self.slots.values()
                     assert worker.generation not in self.closed
@@ -691,10 +682,6 @@ class Chaos(World):
         for answer in answers:
             self._tell(answer)
         return decisions
-
-    @property
-    def gave_up(self) -> bool:
-        return True
 
     def check(self) -> None:
         fleet = self.fleet
@@ -739,6 +726,8 @@ class Chaos(World):
         if self.random.random() < 0.02:
             self.now += 1000
         self.tell(Tick())
+        due = self.fleet.deadline()
+        assert due is None or due > self.now, "the loop would spin"
 
     def _person(self) -> None:
         event: Event

@@ -24,6 +24,7 @@ from sockd.activation import Listener, bind_unix
 
 LARGEST = 8192  # bytes of a request
 MOST_CLIENTS = 32
+BACKLOG = 64
 PATIENCE = 5.0  # seconds for a client to send its request or to take its answer
 
 Selector = selectors.BaseSelector
@@ -71,7 +72,7 @@ class Control:
             if not path.parent.is_dir():
                 path.parent.mkdir(mode=0o755, parents=True)
                 self._made = path.parent
-        self.listener: Listener = bind_unix(str(path), backlog=16, umask=0o177)
+        self.listener: Listener = bind_unix(str(path), backlog=BACKLOG, umask=0o177)
         self.selector = selector
         self.answer = answer
         self.clients: set[Client] = set()
@@ -79,14 +80,15 @@ class Control:
         selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self.listener.socket.accept()
-        except OSError:
-            return
-        if len(self.clients) >= MOST_CLIENTS:
-            sock.close()
-            return
-        self.clients.add(Client(sock, self))
+        for _ in range(BACKLOG):
+            try:
+                sock, _ = self.listener.socket.accept()
+            except OSError:
+                return
+            if len(self.clients) >= MOST_CLIENTS:
+                sock.close()
+            else:
+                self.clients.add(Client(sock, self))
 
     def turn(self, now: float) -> float | None:
         """Drop clients that were too slow; when the next one will have been."""

@@ -1,7 +1,7 @@
 """What the master decides: events in, decisions out, `now` passed in.
 
-Nothing here reads a clock, a process or a socket. The states and every change between them stand
-in the three tables below; `Fleet` holds the rules. Times are seconds of CLOCK_MONOTONIC.
+Nothing here reads a clock, a process or a socket. `states` has the states and every change between
+them in three tables; these are the rules that say when. Times are seconds of CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 from sockd.journal import ERR, INFO, NOTICE, WARNING
 from sockd.master.events import (
@@ -35,7 +34,6 @@ from sockd.master.events import (
     LoadFailed,
     More,
     Note,
-    Plan,
     Ready,
     Release,
     Reload,
@@ -52,73 +50,7 @@ from sockd.master.events import (
     Words,
     WorkerId,
 )
-
-
-class G(StrEnum):
-    """A generation: one load of the application's code and configuration."""
-
-    BOOTING = "booting"  # its fork server imports the application
-    WARMING = "warming"  # its first workers come up; none of them accepts
-    LIVE = "live"  # its workers accept; at most one generation is
-    RETIRING = "retiring"  # its workers finish what they have in hand
-    GONE = "gone"
-
-
-class S(StrEnum):
-    """The fork server of a generation."""
-
-    RUNNING = "running"
-    CLOSING = "closing"  # its control socket is closed, so it ends by itself
-    KILLED = "killed"
-    GONE = "gone"
-
-
-class W(StrEnum):
-    """A worker."""
-
-    SPAWNING = "spawning"  # asked for; its pid is not known
-    BOOTING = "booting"
-    READY = "ready"
-    DRAINING = "draining"
-    KILLED = "killed"
-    GONE = "gone"
-
-
-GENERATION = {
-    (G.BOOTING, "loaded"): G.WARMING,
-    (G.WARMING, "promoted"): G.LIVE,
-    (G.BOOTING, "retired"): G.RETIRING,
-    (G.WARMING, "retired"): G.RETIRING,
-    (G.LIVE, "retired"): G.RETIRING,
-    (G.RETIRING, "emptied"): G.GONE,
-}
-
-SERVER = {
-    (S.RUNNING, "closed"): S.CLOSING,
-    (S.RUNNING, "killed"): S.KILLED,
-    (S.CLOSING, "killed"): S.KILLED,
-    (S.RUNNING, "exited"): S.GONE,
-    (S.CLOSING, "exited"): S.GONE,
-    (S.KILLED, "exited"): S.GONE,
-    (S.KILLED, "abandoned"): S.GONE,
-}
-
-WORKER = {
-    (W.SPAWNING, "spawned"): W.BOOTING,
-    (W.SPAWNING, "ready"): W.READY,  # its lifeline may be faster than its fork server
-    (W.BOOTING, "ready"): W.READY,
-    (W.BOOTING, "drained"): W.DRAINING,
-    (W.READY, "drained"): W.DRAINING,
-    (W.BOOTING, "killed"): W.KILLED,
-    (W.READY, "killed"): W.KILLED,
-    (W.DRAINING, "killed"): W.KILLED,
-    (W.BOOTING, "exited"): W.GONE,
-    (W.READY, "exited"): W.GONE,
-    (W.DRAINING, "exited"): W.GONE,
-    (W.KILLED, "exited"): W.GONE,
-    (W.KILLED, "abandoned"): W.GONE,
-    (W.SPAWNING, "lost"): W.GONE,
-}
+from sockd.master.states import LONGEST_HOLD, G, Generation, Hold, S, W, Worker
 
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
 SHORT = 5.0  # for what should take milliseconds: a fork server to end, a lost worker to exit
@@ -127,81 +59,10 @@ DUMP = 0.5  # for a stuck fork server to write its stack
 HANDOVER = 1.0  # for old workers to say that they have stopped accepting
 JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGSTOP
 LIVED = 5.0  # a worker that was ready for so long did not fail at boot
-LONGEST_HOLD = 30.0  # the back-off doubles up to this
 MOST_WORKERS = 512
 
 
 LATE = "still busy after the drain time of {:g} s"
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 0, 1, 2, 4 … LONGEST_HOLD."""
-    return 0.0 if failures <= 1 else min(LONGEST_HOLD, 2.0 ** min(failures - 2, 10))
-
-
-@dataclass
-class Hold:
-    """The back-off of something that is tried again and again."""
-
-    failures: int = 0
-    failed_at: float = float("-inf")
-    until: float = float("-inf")
-
-    def failed(self, began: float, now: float) -> None:
-        """An attempt that began then has failed. Those that were under way when another one
-        failed are the same failure: eight workers that die together are no eight attempts."""
-        if began >= self.failed_at:
-            self.failures += 1
-        self.failed_at = now
-        self.until = now + backoff(self.failures)
-
-    def succeeded(self) -> None:
-        self.failures = 0
-
-
-@dataclass
-class Worker:
-    id: WorkerId
-    slot: int
-    born: float
-    state: W = W.SPAWNING
-    pid: int | None = None
-    ready_at: float | None = None
-    deadline: float | None = None
-    cause: str = ""  # why it is killed, for the journal
-    words: Words | None = None  # why it ends, by itself
-
-    def change(self, what: str) -> None:
-        self.state = WORKER[self.state, what]
-
-
-@dataclass
-class Generation:
-    number: int
-    born: float
-    tokens: list[object]
-    asked: bool  # by a person; else the master's own doing
-    state: G = G.BOOTING
-    plan: Plan = field(default_factory=Plan)
-    wanted: int = 0
-    workers: dict[int, Worker] = field(default_factory=dict)
-    serial: int = 0
-    server: S = S.RUNNING
-    server_pid: int | None = None
-    server_deadline: float | None = None
-    deadline: float | None = None  # of its boot
-    dumping: bool = False
-    live_at: float = 0.0
-    hold: Hold = field(default_factory=Hold)
-
-    def change(self, what: str) -> None:
-        self.state = GENERATION[self.state, what]
-
-    def change_server(self, what: str) -> None:
-        self.server = SERVER[self.server, what]
-
-    def in_state(self, *states: W) -> list[Worker]:
-        return [worker for worker in self.workers.values() if worker.state in states]
 
 
 @dataclass
@@ -216,7 +77,9 @@ class Handover:
 class Fleet:
     """Every generation and worker, and what to do next about them."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, longest_hold: float = LONGEST_HOLD) -> None:
+        """`slots` is how many workers there can be at once; `longest_hold` bounds the back-off."""
+        self.longest_hold = longest_hold
         self.generations: dict[int, Generation] = {}
         self.live: Generation | None = None
         self.candidate: Generation | None = None
@@ -231,7 +94,7 @@ class Fleet:
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
         self._start_at: float | None = None
-        self._relaunch = Hold()
+        self._relaunch = Hold(longest_hold)
         self._strays: dict[int, int] = {}
         self._free_slots = list(range(slots - 1, -1, -1))
         self._last_number = 0
@@ -319,7 +182,7 @@ class Fleet:
 
     def _begin(self, tokens: list[object], asked: bool, now: float) -> None:
         self._last_number += 1
-        generation = Generation(self._last_number, now, tokens, asked)
+        generation = Generation(self._last_number, now, tokens, asked, Hold(self.longest_hold))
         self.generations[generation.number] = self.candidate = generation
         if asked:
             self._do(Announce("reloading"))
@@ -432,6 +295,7 @@ class Fleet:
 
     def _conclude(self, handover: Handover) -> None:
         self.handover = None
+        self.last_error = None
         generation = handover.generation
         if generation.asked:
             self.reloads_ok += 1

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import sockd
@@ -61,6 +62,7 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
@@ -76,30 +78,52 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
 }
 
 
-def serve(load: Callable[[], Config]) -> int:
-    """Run the service until it is stopped; 0. `load` is called for each generation.
+def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> int:
+    """Run the service until it is stopped; 0. `load` is called for each generation;
+    `longest_hold` (seconds) bounds the back-off of workers that die at boot.
 
     SockdError: it could not start; AppError: the application could not, with its traceback as
-    the detail.
+    the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
-    master = Master(load)
+    master = Master(load, longest_hold)
     try:
         return master.run()
+    except SockdError as error:
+        if not journal.is_journal():
+            raise
+        # One entry with its traceback, instead of the lines that the command would print.
+        journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
+        return error.exit_code
     finally:
         master.close()
 
 
+def keep_descriptors() -> None:
+    """Nothing that this process was started with, but stdio, is passed to those it starts."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        fd = int(entry.name)
+        with contextlib.suppress(OSError):  # that of the listing itself
+            if fd > 2:
+                os.set_inheritable(fd, False)
+
+
 class Master:
-    def __init__(self, load: Callable[[], Config]) -> None:
+    def __init__(self, load: Callable[[], Config], longest_hold: float) -> None:
         self.started = time.monotonic()
         self.load = load
         self.config: Config | None = None
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
-        self.listeners: list[Listener] = activation.adopt()
+        self.listeners: list[Listener] = []
+        self.listen_error: SockdError | None = None
+        try:
+            self.listeners = activation.adopt()
+        except SockdError as error:
+            self.listen_error = error  # a boot that fails, as others do
         self.adopted = bool(self.listeners)
+        keep_descriptors()
         self.board = Board.create(SLOTS)
-        self.fleet = Fleet(SLOTS)
+        self.fleet = Fleet(SLOTS, longest_hold)
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
@@ -130,7 +154,9 @@ class Master:
         linux.set_child_subreaper()
         linux.set_process_name("sockd")
         self._catch_signals()
-        self.events.append(Start(self.failures.hold()))
+        hold = self.failures.hold()
+        self.notifier.extend(hold + MARGIN)
+        self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
         if self.exit.code:
@@ -144,7 +170,8 @@ class Master:
                 self._carry_out[type(decision)](decision)
         if self.exit is not None:
             return
-        self.notifier.status(report.line(self.fleet, self.board))
+        if self.notifier.supervised:
+            self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
         due = [self.notifier.turn(now), self.fleet.deadline()]
         if self.control:
@@ -210,11 +237,14 @@ class Master:
         config = self.load()
         journal.configure(config.settings.log.level, sockd_name=config.name)
         if self.config is None:
+            if self.listen_error:
+                raise self.listen_error
             if not self.listeners:
                 limits = config.settings.limits
                 self.listeners = activation.bind_all(config.settings.bind, limits.backlog)
             addresses = ", ".join(listener.address for listener in self.listeners)
-            journal.log(journal.NOTICE, f"sockd {sockd.__version__}: {config.name} on {addresses}")
+            starting = f"starting {config.name} on {addresses} (sockd {sockd.__version__})"
+            journal.log(journal.NOTICE, starting)
             self._open_control(config.name)
         self.config = config
         return config
@@ -345,8 +375,7 @@ class Master:
     def _announce(self, decision: Announce) -> None:
         if decision.what == "ready":
             self.failures.succeeded()
-            self.notifier.status(report.line(self.fleet, self.board))
-            self.notifier.ready()
+            self.notifier.ready(report.line(self.fleet, self.board), time.monotonic())
         elif decision.what == "reloading":
             self.notifier.reloading()
         else:

@@ -11,7 +11,8 @@ from typing import Any
 import sockd
 from sockd.activation import Listener
 from sockd.board import Board
-from sockd.master.fleet import Fleet, W, Worker
+from sockd.master.fleet import Fleet
+from sockd.master.states import W, Worker
 
 VERSION = 1  # of the answer's format
 

@@ -13,7 +13,6 @@ import faulthandler
 import fcntl
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -34,7 +33,6 @@ KEPT_FOR_THE_MASTER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def main(fd: int) -> None:
     """Serve the master at the other end of `fd` until it is gone. Workers return from here with
     SystemExit, so that the interpreter ends properly in them."""
-    os.closerange(fd + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     control = socket.socket(fileno=_move(fd))
     control.setblocking(True)
     message, descriptors = messages.receive(control)

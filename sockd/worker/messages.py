@@ -92,7 +92,12 @@ def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
     (cut, no JSON object) raises ValueError.
     """
     room = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
-    data, ancillary, flags, _ = sock.recvmsg(LARGEST, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(LARGEST, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # It closed its end without reading all of ours. That is told once, before what it has
+        # said itself, which is still there: a process's last words.
+        data, ancillary, flags, _ = sock.recvmsg(LARGEST, room, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

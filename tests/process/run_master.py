@@ -1,0 +1,22 @@
+"""`run_master.py JSON`: `sockd serve` with these settings, and two things that tests look at:
+the back-off's bound, and which modules the master had imported when it ended."""
+
+import json
+import sys
+from pathlib import Path
+
+from sockd import config, journal
+from sockd.errors import SockdError
+from sockd.master import loop
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    try:
+        code = loop.serve(
+            lambda: config.load(overrides=asked["settings"]), longest_hold=asked["longest_hold"]
+        )
+    except SockdError as error:
+        journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
+        code = error.exit_code
+    Path(asked["modules"]).write_text("\n".join(sorted(sys.modules)))
+    sys.exit(code)
