@@ -19,7 +19,12 @@ DETAIL_LIMIT = 64 * 1024  # bytes of a traceback that are kept
 MESSAGE_LIMIT = 300  # characters of an exception's text in a message
 
 _TARGET = re.compile(r"(\w+(?:\.\w+)*):(\w+(?:\.\w+)*)(\(\))?")
-_OWN_FILES = (str(Path(__file__).resolve().parent) + "/", "<frozen importlib", "<frozen runpy")
+_OWN_FILES = (
+    str(Path(__file__).resolve().parent) + "/",
+    "sockd/",  # what is compiled knows its source by this relative path
+    "<frozen importlib",
+    "<frozen runpy",
+)
 
 
 def load(target: str) -> Callable[..., Any]:

@@ -322,9 +322,16 @@ cdef class WSGIHandler(Handler):
     cdef int _failed(self, Call call) except -1:
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
         call.loop.slot.exceptions += 1
-        if self.report is not None:
-            self.report(f"{self.describe(call)}: the application failed", sys.exc_info(), {})
+        self._report(call, "the application failed", sys.exc_info())
         call.fail(500)
+        return 0
+
+    cdef int _report(self, Call call, str what, object exc_info) except -1:
+        if self.report is not None:
+            self.report(f"{self.describe(call)}: {what}", exc_info, {
+                "HTTP_METHOD": call.environ["REQUEST_METHOD"],
+                "HTTP_PATH": call.environ["RAW_URI"].partition("?")[0],
+            })
         return 0
 
     cdef int close(self, Response response) except -1:
@@ -340,9 +347,7 @@ cdef class WSGIHandler(Handler):
                     close()
                 except BaseException:
                     call.loop.slot.exceptions += 1
-                    if self.report is not None:
-                        self.report(f"{self.describe(call)}: close() of the response failed",
-                                    sys.exc_info(), {})
+                    self._report(call, "close() of the response failed", sys.exc_info())
         return 0
 
     cdef int recycle(self, Response response) except -1:
