@@ -154,7 +154,7 @@ def test_serve_without_configuration(tmp_path: Path, project: Path, serve: Serve
         (["serve", "a:b", "--set", "x"], 2, "argument --set: expected KEY=VALUE"),
         (["serve", "a:b", "--set", "x=1"], 78, "--set: unknown key x"),
         (["serve", "a:b", "--workers", "no"], 78, '--workers: workers: expected "auto" or a who'),
-        (["serve", "a:b", "--dir", "/nowhere"], 78, "/nowhere"),
+        (["serve", "a:b", "--bind", "127.0.0.1:0", "--dir", "/nowhere"], 78, "/nowhere"),
         (["serve", "nosuch:app", "--bind", "127.0.0.1:0"], 1, "module nosuch not found"),
         ([], 2, "required: COMMAND"),
         (["frobnicate"], 2, "invalid choice: 'frobnicate'"),
