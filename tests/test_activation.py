@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 
 from sockd import activation
 from sockd.errors import BindError, PermissionDenied
+
+from .process.conftest import as_nobody
 
 ADOPT = """
 import os
@@ -186,19 +187,13 @@ class TestBind:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
     def test_without_permission(self):
-        script = (
-            "import sys\nfrom sockd import activation, errors\n"
-            "for text in sys.argv[1:]:\n"
-            "    try: activation.bind_all([text], 1)\n"
-            "    except errors.PermissionDenied as error: print(error)\n"
-        )
         path = "/run/sockd-no-permission.sock"
-        done = subprocess.run(
-            [sys.executable, "-c", script, path],
-            user=65534,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout == f"cannot listen on {path}: no permission to write in /run\n"
+
+        def refused() -> str:
+            with pytest.raises(PermissionDenied) as refusal:
+                self.bind(path)
+            return str(refusal.value)
+
+        expected = f"cannot listen on {path}: no permission to write in /run"
+        assert as_nobody(refused) == expected
         assert PermissionDenied.exit_code == 77

@@ -496,6 +496,15 @@ class TestReload:
         world.tell(Exited(1001, 0), Exited(1002, 0))
         assert list(world.fleet.generations) == [2]
 
+    def test_reloads_that_failed_do_not_delay_it(self):
+        world = World().boot()
+        world.launch_error = "shop.toml:3: unknown key"
+        for _ in range(10):
+            world.tell(Reload())
+        world.launch_error = ""
+        world.wait(LIVED)
+        assert world.die(1) == [Launch(12)]
+
     def test_loading_anew_is_retried_with_backoff_and_workers_serve_meanwhile(self):
         world = World().boot()
         world.wait(LIVED)

@@ -267,7 +267,8 @@ class Fleet:
         self.last_error = message
         whole = f"generation {generation.number} failed to boot: {message}"
         self._say(ERR, f"{whole}; generation {self.live.number} serves on", generation, detail)
-        self._relaunch.failed(generation.born, now)
+        if self.live.server is S.GONE:
+            self._relaunch.failed(generation.born, now)
         if generation.asked:
             self.reloads_failed += 1
             self._do(Announce("ready"))

@@ -39,9 +39,11 @@ def import_sockd(package: Path) -> str:
         sys.modules["sockd"] = ours
     import sockd
 
-    if sockd.__version__ == ours.__version__:
-        return ""
-    return f"has sockd {sockd.__version__}, but the master is sockd {ours.__version__}"
+    if sockd.__version__ != ours.__version__:
+        return f"has sockd {sockd.__version__}, but the master is sockd {ours.__version__}"
+    if importlib.util.find_spec("sockd.linux") is None:
+        return "has no sockd, and that of the master is compiled for another Python"
+    return ""
 
 
 def refuse(message: str) -> None:

@@ -7,15 +7,13 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 import time
 
 import pytest
 
 from sockd.master.control import LARGEST, MOST_CLIENTS, Refused, parse
 
-from .conftest import APP, Service, descriptors, eventually
+from .conftest import APP, Service, as_nobody, descriptors, eventually
 
 
 def raw(service: Service, data: bytes) -> bytes:
@@ -95,18 +93,8 @@ class TestClients:
         while directory != directory.parent:
             directory.chmod(directory.stat().st_mode | 0o011)
             directory = directory.parent
-        script = (
-            "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n"
-            "s.sendall(b'POST /stop HTTP/1.1\\r\\n\\r\\n')\nprint(s.recv(4096).decode())"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(path)],
-            user=65534,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.startswith("HTTP/1.1 403 ")
+        answer = as_nobody(lambda: raw(service, b"POST /stop HTTP/1.1\r\n\r\n").decode())
+        assert answer.startswith("HTTP/1.1 403 ")
         assert service.status()["state"] == "serving"
         assert service.stop() == 0
 
