@@ -186,8 +186,8 @@ class Fleet:
         self.generations[generation.number] = self.candidate = generation
         if asked:
             self._do(Announce("reloading"))
-        self._say(INFO, f"generation {generation.number}: loading", generation)
         self._do(Launch(generation.number))
+        self._say(INFO, f"generation {generation.number}: loading", generation)
 
     def _stop(self, event: Stop, now: float) -> None:
         if self.stopping and not (event.quick and not self.quick):

@@ -39,7 +39,7 @@ def test_systemctl_and_the_journal_tell_what_happened(asleep: Service) -> None:
     assert re.search(r"\bgeneration 1\b", line), "READY and what is ready are told at once"
     invocation = shop.property("InvocationID")
     expected = {
-        "sockd 0.1.0: shop on /run/shop.sock",
+        "starting shop on /run/shop.sock (sockd 0.1.0)",
         "generation 1: ready",
         "worker 1.1: ready",
         "worker 1.2: ready",
