@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import selectors
 import socket
 import struct
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sockd.activation import Listener, bind_unix
+from sockd.http import parser
+from sockd.http.parser import RequestHead
 
 LARGEST = 8192  # bytes of a request
 MOST_CLIENTS = 32
@@ -28,8 +29,6 @@ BACKLOG = 64
 PATIENCE = 5.0  # seconds for a client to send its request or to take its answer
 
 Selector = selectors.BaseSelector
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1000}) HTTP/1\.[01]")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 
 
 class Refused(Exception):
@@ -76,19 +75,32 @@ class Control:
         self.selector = selector
         self.answer = answer
         self.clients: set[Client] = set()
+        self.closing = False
         self.listener.socket.setblocking(False)
-        selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
+        self.accepting = False
+        self._listen(True)
+
+    def _listen(self, on: bool) -> None:
+        if on and not self.accepting:
+            self.selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
+        elif self.accepting and not on:
+            self.selector.unregister(self.listener.socket)
+        self.accepting = on
 
     def _accept(self) -> None:
-        for _ in range(BACKLOG):
+        """Those beyond MOST_CLIENTS wait in the backlog."""
+        while len(self.clients) < MOST_CLIENTS:
             try:
                 sock, _ = self.listener.socket.accept()
             except OSError:
                 return
-            if len(self.clients) >= MOST_CLIENTS:
-                sock.close()
-            else:
-                self.clients.add(Client(sock, self))
+            self.clients.add(Client(sock, self))
+        self._listen(False)
+
+    def forget(self, client: Client) -> None:
+        self.clients.discard(client)
+        if not self.closing:
+            self._listen(True)
 
     def turn(self, now: float) -> float | None:
         """Drop clients that were too slow; when the next one will have been."""
@@ -97,9 +109,10 @@ class Control:
         return min((c.deadline for c in self.clients if c.deadline is not None), default=None)
 
     def close(self) -> None:
+        self.closing = True
         for client in list(self.clients):
             client.finish()
-        self.selector.unregister(self.listener.socket)
+        self._listen(False)
         self.listener.close()
         if self._made:
             with contextlib.suppress(OSError):
@@ -201,39 +214,25 @@ class Client:
         if self.socket.fileno() >= 0:
             self.control.selector.unregister(self.socket)
             self.socket.close()
-        self.control.clients.discard(self)
+        self.control.forget(self)
 
 
 def parse(data: bytes) -> tuple[str, str, Any] | None:
     """Method, path and JSON body of a whole request; None while it is incomplete. Refused."""
-    if len(data) > LARGEST:
+    head = RequestHead(head=LARGEST)
+    try:
+        size = head.feed(data)
+    except parser.Refused as refusal:
+        raise Refused(HTTPStatus(refusal.status), str(refusal)) from None
+    if head.chunked:
+        raise Refused(HTTPStatus.LENGTH_REQUIRED, "give the length of the body")
+    length = max(head.content_length, 0)
+    if size + length > LARGEST:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
-    head, end, rest = data.partition(b"\r\n\r\n")
-    if not end:
-        return None
-    request_line, *lines = head.split(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(request_line)
-    if not match:
-        raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
-    size = b"0"
-    seen = False
-    for line in lines:
-        header = _FIELD.fullmatch(line)
-        if not header:
-            raise Refused(HTTPStatus.BAD_REQUEST, "malformed header field")
-        name = header[1].lower()
-        if name == b"transfer-encoding":
-            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "give the length of the body")
-        if name == b"content-length":
-            if seen or not re.fullmatch(rb"[0-9]{1,5}", header[2]):
-                raise Refused(HTTPStatus.BAD_REQUEST, "malformed Content-Length")
-            size, seen = header[2], True
-    if int(size) > LARGEST:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large")
-    if len(rest) < int(size):
+    if not size or len(data) < size + length:
         return None
     try:
-        body = json.loads(rest[: int(size)]) if int(size) else {}
+        body = json.loads(data[size : size + length]) if length else {}
     except (ValueError, RecursionError):
         raise Refused(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
-    return match[1].decode(), match[2].decode(), body
+    return head.method.decode(), head.path.decode(), body

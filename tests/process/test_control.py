@@ -93,7 +93,9 @@ class TestClients:
         while directory != directory.parent:
             directory.chmod(directory.stat().st_mode | 0o011)
             directory = directory.parent
-        answer = as_nobody(lambda: raw(service, b"POST /stop HTTP/1.1\r\n\r\n").decode())
+        answer = as_nobody(
+            lambda: raw(service, b"POST /stop HTTP/1.1\r\nHost: x\r\n\r\n").decode()
+        )
         assert answer.startswith("HTTP/1.1 403 ")
         assert service.status()["state"] == "serving"
         assert service.stop() == 0
@@ -103,13 +105,13 @@ class TestClients:
         [
             (b"\x00\xff\xfe" * 100 + b"\r\n\r\n", b"400"),
             (b"GET /status\r\n\r\n", b"400"),
-            (b"GET /status HTTP/1.1\r\nbad header\r\n\r\n", b"400"),
+            (b"GET /status HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", b"400"),
             (b"GET /status HTTP/1.1\nHost: x\r\n\r\n", b"400"),
-            (b"POST /stop HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
-            (b"POST /stop HTTP/1.1\r\nContent-Length: 3\r\n\r\n{x}", b"400"),
-            (b"POST /stop HTTP/1.1\r\nContent-Length: 99999\r\n\r\n", b"413"),
-            (b"POST /stop HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"501"),
-            (b"x" * 2 * LARGEST, b"413"),
+            (b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", b"400"),
+            (b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n{x}", b"400"),
+            (b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n", b"413"),
+            (b"POST /stop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"411"),
+            (b"x" * 2 * LARGEST, b"431"),
         ],
     )
     def test_garbage(self, service: Service, data: bytes, code: bytes):
@@ -121,7 +123,7 @@ class TestClients:
     def test_deeply_nested_json(self, service: Service):
         service.start().ready()
         body = b"[" * 8000
-        request = b"POST /stop HTTP/1.1\r\nContent-Length: 8000\r\n\r\n" + body
+        request = b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: 8000\r\n\r\n" + body
         assert raw(service, request).split()[1] == b"400"
         assert service.stop() == 0
 
@@ -163,7 +165,7 @@ class TestClients:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(service.runtime / "control.sock"))
                 if n % 2:
-                    sock.sendall(b"GET /status HTTP/1.1\r\n\r\n")
+                    sock.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
         eventually(lambda: descriptors(service.pid) <= before)
         assert service.stop() == 0
 
