@@ -1,6 +1,11 @@
-"""What all tests share: a failing test in CI says on which system it failed."""
+"""What all tests share."""
 
+import os
 import platform
+
+# Tests change an application and load it again within a second; what Python keeps compiled is
+# told apart by the second of the change and the size alone.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def pytest_report_header() -> str:
