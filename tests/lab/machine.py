@@ -10,6 +10,7 @@ Sources: systemd-nspawn(1), nsenter(1), overlayfs in the kernel's Documentation/
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import shlex
@@ -83,6 +84,12 @@ class Machine:
 
     def boot(self, timeout: float = 60) -> None:
         """Return once systemd says that the system is running; raise what it says otherwise."""
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self.home.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandFailed(f"{self.home} is booted already, by another process") from None
         if self.home.exists():
             shutil.rmtree(self.home)
         for part in ("changes", "work", "root"):
@@ -133,6 +140,7 @@ class Machine:
         shutil.rmtree(self.home / "work", ignore_errors=True)
         if not keep:
             shutil.rmtree(self.home)
+        self._lock.close()
 
     # Commands
 
