@@ -73,6 +73,9 @@ class Worker:
                     journal.WARNING,
                     f"worker {self.id}: {self.loop.aborted} connections cut at the drain deadline",
                 )
+        # The interpreter's end restores default actions: a late signal must not look like a death.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
         return 0
 
     def _settle_in(self) -> None:
