@@ -78,6 +78,13 @@ def _count(value: Any) -> int:
     return value
 
 
+def _threads(value: Any) -> int:
+    count = _count(value)
+    if not 1 <= count <= 512:
+        raise ValueError("expected a whole number from 1 to 512")
+    return count
+
+
 def _workers(value: Any) -> int:
     if value == "auto":
         return 0
@@ -153,6 +160,7 @@ FLAG = Kind("true | false", _flag)
 DURATION = Kind("duration", _duration)
 SIZE = Kind("size", _size)
 COUNT = Kind("number", _count)
+THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
@@ -233,6 +241,9 @@ class Settings:
         "units",
     )
     workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
+    threads: int = option(
+        THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
+    )
     app: App = field(default_factory=App)
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)

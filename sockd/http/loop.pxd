@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from sockd.board cimport Board, Slot
 from sockd.http.body cimport Body
 from sockd.http.parser cimport Head, Limits
+from sockd.http.pool cimport Pool
 from sockd.http.response cimport Buffer, Response
 
 cdef extern from "netinet/in.h" nogil:
@@ -53,10 +54,6 @@ cdef class Handler:
     cdef public object report
 
     cdef Response open(self, Loop loop, Connection* connection, const char* head)
-    cdef int call(self, Response response, object body) except -1
-    cdef int pull(self, Response response) except -1
-    cdef int close(self, Response response) except -1
-    cdef str describe(self, Response response)
     cdef int recycle(self, Response response) except -1
 
 
@@ -78,6 +75,8 @@ cdef class Loop:
     cdef Head* spare_head
     cdef char* scratch
     cdef Connection* graveyard
+    cdef Pool pool
+    cdef bint rotate
     cdef dict watchers
     cdef bint accepting
     cdef uint64_t accept_again
@@ -97,8 +96,11 @@ cdef class Loop:
     cdef int _turn(self) except -1
     cdef int _timeout(self)
     cdef int _expire(self, uint64_t now) except -1
+    cdef bint _shed(self) except -1
     cdef int _begin_drain(self) except -1
     cdef int _listen(self, bint on) except -1
+    cdef int _listen_if_free(self) except -1
+    cdef int _watch_listener(self, int index, bint on) except -1
     cdef int _accept(self, int index) except -1
     cdef void _enter(self, Connection* c, int state) noexcept
     cdef int _want(self, Connection* c, uint32_t events) except -1
@@ -110,7 +112,8 @@ cdef class Loop:
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2
     cdef int _run(self, Connection* c, object body) except -1
     cdef int _drive(self, Connection* c) except -1
-    cdef int _writable(self, Connection* c) except -1
+    cdef int _collect(self) except -1
+    cdef int _resume(self, Connection* c) except -1
     cdef int _finish(self, Connection* c) except -1
     cdef int _release(self, Connection* c) except -1
     cdef int _refuse(self, Connection* c, int verdict) except -1

@@ -44,9 +44,13 @@ from sockd.http.parser cimport (
     parse_head,
     refusal,
 )
+from sockd.http.pool cimport Pool
 from sockd.http.response cimport (
     ALL_SENT,
+    BEGIN,
     BLOCKED,
+    CLOSE,
+    PULL,
     Buffer,
     Response,
     buffer_free,
@@ -100,6 +104,9 @@ cdef extern from "netinet/in.h" nogil:
     int AF_INET
     int AF_INET6
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
@@ -145,27 +152,12 @@ cdef inline uint64_t _monotonic_usec() noexcept nogil:
 
 
 cdef class Handler:
-    """A calling convention. The loop calls, in this order, for each request:
+    """A calling convention, such as WSGI.
 
-    `open` when its head is read (it returns the response to be, which holds the request);
-    `call` when its body is read; `pull` whenever all added so far was sent and the response is not
-    complete: it adds a piece or ends the response; `close` once, on every path.
-    """
+    The loop calls `open` when a head is read. The response to be that it returns holds the
+    request, and does the rest; see `Response`."""
 
     cdef Response open(self, Loop loop, Connection* connection, const char* head):
-        raise NotImplementedError
-
-    cdef int call(self, Response response, object body) except -1:
-        raise NotImplementedError
-
-    cdef int pull(self, Response response) except -1:
-        raise NotImplementedError
-
-    cdef int close(self, Response response) except -1:
-        raise NotImplementedError
-
-    cdef str describe(self, Response response):
-        """The request for the journal: "GET /path"."""
         raise NotImplementedError
 
     cdef int recycle(self, Response response) except -1:
@@ -188,6 +180,7 @@ cdef class Loop:
         self.board = board
         self.slot = board.slot(slot)
         self.watchers = {}
+        self.rotate = settings.workers != 1
         limits = settings.limits
         self.limits.request_line = limits.request_line
         self.limits.header_field = limits.header_field
@@ -218,6 +211,9 @@ cdef class Loop:
             if listener.family != socket.AF_UNIX:
                 # Inherited by what is accepted: no system call for each connection.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if settings.threads > 1:
+            self.pool = Pool(settings.threads)
+            self.watch(self.pool.fd, self._collect_done)
 
     def __dealloc__(self):
         if self.epoll > 0:
@@ -302,7 +298,11 @@ cdef class Loop:
                     continue
                 try:
                     if c.state == WRITING:
-                        self._writable(c)
+                        self._drive(c)
+                        self._resume(c)
+                    elif c.state == ACTIVE:
+                        # Input, or an end, while a thread has the request: later.
+                        self._want(c, 0)
                     else:
                         self._readable(c)
                 except Exception:
@@ -313,7 +313,8 @@ cdef class Loop:
             self._expire(woken)
         self._bury()
         if self.accept_again and self.now >= self.accept_again:
-            self._listen(True)
+            self.accept_again = 0
+            self._listen_if_free()
         return 0
 
     cdef _tell_date(self):
@@ -374,19 +375,32 @@ cdef class Loop:
 
     cdef int _listen(self, bint on) except -1:
         """Take the listeners into epoll, or out (an exclusive entry cannot be modified)."""
-        cdef epoll_event event
         cdef int index
         if on == self.accepting:
             return 0
         for index in range(self.listener_count):
-            event.events = EPOLLIN | EPOLLEXCLUSIVE
-            event.data.u64 = _listener_tag(index)
-            if epoll_ctl(self.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
-                         self.listener_fds[index], &event) < 0:
-                raise OSError(errno, "cannot watch a listening socket")
+            self._watch_listener(index, on)
         self.accepting = on
         self.accept_again = 0
         return 0
+
+    cdef int _watch_listener(self, int index, bint on) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN | EPOLLEXCLUSIVE
+        event.data.u64 = _listener_tag(index)
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
+                     self.listener_fds[index], &event) < 0:
+            raise OSError(errno, "cannot watch a listening socket")
+        return 0
+
+    cdef int _listen_if_free(self) except -1:
+        """What cannot run is not accepted: another worker may have room for it."""
+        if self.draining or self.accept_again:
+            return 0
+        return self._listen(
+            (self.pool is None or self.pool.busy < self.pool.size)
+            and self.slot.connections < self.connection_limit
+        )
 
     cdef int _accept(self, int index) except -1:
         """One connection: accepted, and served at once if its request is there already. Returns
@@ -404,6 +418,8 @@ cdef class Loop:
         if fd < 0:
             error = errno
             if error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM:
+                if self._shed():
+                    return 1
                 # Without this the loop would turn at full speed on a connection it cannot take.
                 self._listen(False)
                 self.accept_again = self.now + ACCEPT_AGAIN_USEC
@@ -419,13 +435,33 @@ cdef class Loop:
         c.state = CLOSED
         self._enter(c, NEW)
         self.slot.connections += 1
-        if self.slot.connections >= self.connection_limit:
-            self._listen(False)
+        if self.rotate:
+            # The kernel wakes the first idle worker in the order of their registration: the last
+            # one to accept goes to the end of that line.
+            self._watch_listener(index, False)
+            self._watch_listener(index, True)
         try:
             self._readable(c)
         except Exception:
             self._broken(c)
+        if self.rotate and c.state == NEW:
+            # In a burst of connections that ask nothing yet: the others were woken for theirs.
+            sched_yield()
+        if self.slot.connections >= self.connection_limit and not self._shed():
+            self._listen(False)
         return 1
+
+    cdef bint _shed(self) except -1:
+        """Close the connection that has been idle longest, to make room. False if none is."""
+        cdef Connection* c = self.queues[<int>IDLE].first
+        while c != NULL:
+            self._readable(c)  # a request may be in the socket already
+            if c.state == IDLE:
+                self._close(c)
+            if c.state == CLOSED:
+                return True
+            c = self.queues[<int>IDLE].first
+        return False
 
     cdef int _begin_drain(self) except -1:
         cdef Connection* c
@@ -514,12 +550,14 @@ cdef class Loop:
 
     cdef int _want(self, Connection* c, uint32_t events) except -1:
         cdef epoll_event event
+        cdef int operation = EPOLL_CTL_ADD
         if c.interest == events:
             return 0
         event.events = events
         event.data.ptr = c
-        if epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.interest else EPOLL_CTL_ADD,
-                     c.fd, &event) < 0:
+        if c.interest:
+            operation = EPOLL_CTL_MOD if events else EPOLL_CTL_DEL
+        if epoll_ctl(self.epoll, operation, c.fd, &event) < 0:
             raise OSError(errno, "cannot watch a connection")
         c.interest = events
         return 0
@@ -639,7 +677,7 @@ cdef class Loop:
         if c.state == CLOSED or c.state == LINGERING:
             return 0
         self._keep_input(c, data + at, size - at)
-        if c.state != WRITING:
+        if c.state != WRITING and c.state != ACTIVE:
             self._want(c, EPOLLIN)
         return 0
 
@@ -673,6 +711,7 @@ cdef class Loop:
         response = self.handler.open(self, c, head)
         if self.draining:
             response.keep_alive = False
+        response.connection = c
         Py_INCREF(response)
         c.response = <PyObject*>response
         self._drop_head(c)
@@ -695,8 +734,13 @@ cdef class Loop:
 
     cdef int _run(self, Connection* c, object body) except -1:
         self._enter(c, ACTIVE)
+        cdef Response response = <Response>c.response
         self.slot.active += 1
-        self.handler.call(<Response>c.response, body)
+        response.body = body
+        if self.pool is not None:
+            self.pool.submit(response, BEGIN)
+            return self._listen_if_free()
+        response.begin()
         self.now = _monotonic_usec()
         return self._drive(c)
 
@@ -717,7 +761,10 @@ cdef class Loop:
                 return self._close(c)
             if response.complete:
                 return self._finish(c)
-            self.handler.pull(response)
+            if self.pool is not None:
+                self._enter(c, ACTIVE)
+                return self.pool.submit(response, PULL)
+            response.pull()
             self.now = _monotonic_usec()
             if c.state == WRITING:
                 self._enter(c, WRITING)  # the peer took all there was: a whole span for the next
@@ -729,19 +776,41 @@ cdef class Loop:
             self._enter(c, WRITING)
         return self._want(c, EPOLLOUT)
 
-    cdef int _writable(self, Connection* c) except -1:
-        self._drive(c)
+    cdef int _resume(self, Connection* c) except -1:
+        """After a response that took more than its turn: on with what came meanwhile."""
         if c.state == IDLE:
             self._want(c, EPOLLIN)
             if c.input.size:
                 self._consume(c, c.input.data, c.input.size)
         return 0
 
+    def _collect_done(self):
+        self._collect()
+
+    cdef int _collect(self) except -1:
+        """Go on with the responses that threads have worked on."""
+        cdef Response response
+        cdef Connection* c
+        while True:
+            response = self.pool.collect()
+            if response is None:
+                break
+            c = <Connection*>response.connection
+            if c == NULL:  # its connection was closed, or all of it was sent
+                if not response.closed:
+                    self.pool.submit(response, CLOSE)
+                continue
+            try:
+                self._drive(c)
+                self._resume(c)
+            except Exception:
+                self._broken(c)
+        return self._listen_if_free()
+
     cdef int _finish(self, Connection* c) except -1:
         cdef Response response = <Response>c.response
         cdef bint keep_alive = response.keep_alive
         cdef linger_option reset
-        self.handler.close(response)
         if response.complaint is not None:
             self._complain(c, response.complaint)
         note_response(self.slot, response.code)
@@ -759,13 +828,22 @@ cdef class Loop:
 
     cdef int _release(self, Connection* c) except -1:
         """The request is no longer in hand."""
+        cdef Response response
         if c.response != NULL:
             response = <Response>c.response
             c.response = NULL
             Py_DECREF(response)
             if c.state == ACTIVE or c.state == WRITING:
                 self.slot.active -= 1
-            self.slot.request_started_usec = 0
+            if self.slot.active == 0:
+                self.slot.request_started_usec = 0
+            response.connection = NULL
+            if response.in_pool:
+                return 0  # it is closed when its thread gives it back
+            if not response.closed:
+                if response.thread >= 0:
+                    return self.pool.submit(response, CLOSE)
+                response.close()
             if Py_REFCNT(response) == 1:
                 self.handler.recycle(<Response>response)
         return 0
@@ -776,7 +854,7 @@ cdef class Loop:
         """One journal line about a connection, with its request where one is in hand."""
         if self.handler.report is None:
             return
-        request = self.handler.describe(<Response>c.response) if c.response != NULL else ""
+        request = (<Response>c.response).describe() if c.response != NULL else ""
         peer = self.peer(c)[0] or "a Unix socket"
         self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None, {})
 
@@ -803,9 +881,7 @@ cdef class Loop:
 
     cdef _forget(self, Connection* c):
         """Let go of all that a request holds."""
-        if c.response != NULL:
-            self.handler.close(<Response>c.response)
-            self._release(c)
+        self._release(c)
         self._drop_head(c)
         body_free(c.body)
         c.body = NULL
@@ -825,8 +901,9 @@ cdef class Loop:
             self.slot.connections -= 1
             c.next = self.graveyard
             self.graveyard = c
-            if not self.accepting and not self.draining:
-                self.accept_again = self.now
+            if not self.accepting:
+                self.accept_again = 0
+                self._listen_if_free()
         return 0
 
     cdef void _bury(self) noexcept:

@@ -14,7 +14,21 @@ cdef enum Sent:
     ALL_SENT = 1
 
 
+# What a thread of the pool is to do with a response.
+cdef enum Job:
+    BEGIN
+    PULL
+    CLOSE
+
+
 cdef class Response:
+    # The loop's and the pool's: whose it is.
+    cdef void* connection
+    cdef int thread
+    cdef int job
+    cdef bint in_pool
+    cdef bint closed
+    cdef object body
     # What the request allows.
     cdef bint http11
     cdef bint head_only
@@ -49,6 +63,12 @@ cdef class Response:
     cdef int add_file(self, int fd, int64_t at, int64_t size) except -1
     cdef int end(self) except -1
     cdef int fail(self, int code) except -1
+    cdef bint pending(self) noexcept
+    cdef int work(self) except -1
+    cdef int begin(self) except -1
+    cdef int pull(self) except -1
+    cdef int close(self) except -1
+    cdef str describe(self)
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept
     cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1
     cdef int _write_head(self, int64_t known_length) except -1

@@ -106,7 +106,11 @@ cdef inline int _add_literal(Buffer* buffer, bytes text) except -1:
 
 
 cdef class Response:
-    """One response: started by the application, framed here, sent by the connection loop."""
+    """One response: started by the application, framed here, sent by the connection loop.
+
+    A calling convention derives from it: `begin` calls the application with `body`, `pull` adds a
+    piece whenever all added so far was sent, or ends the response, `close` is called once, on
+    every path. None of them raises for what the application does."""
 
     def __cinit__(self):
         memset(&self.buffer, 0, sizeof(Buffer))
@@ -118,6 +122,10 @@ cdef class Response:
         """Ready for the response to another request."""
         if self.buffer.capacity > KEPT:
             buffer_free(&self.buffer)
+        self.connection = NULL
+        self.thread = -1
+        self.in_pool = self.closed = False
+        self.body = None
         self.http11 = http11
         self.head_only = head_only
         self.keep_alive = keep_alive
@@ -334,6 +342,35 @@ cdef class Response:
         body = f"{phrase}\n".encode()
         self.add(body, len(body))
         return self.end()
+
+    cdef int begin(self) except -1:
+        raise NotImplementedError
+
+    cdef int pull(self) except -1:
+        raise NotImplementedError
+
+    cdef int close(self) except -1:
+        raise NotImplementedError
+
+    cdef str describe(self):
+        """The request for the journal: "GET /path"."""
+        raise NotImplementedError
+
+    cdef bint pending(self) noexcept:
+        return self.head_written and (
+            self.buffer_at < self.buffer.size or self.piece is not None or self.file_left > 0)
+
+    cdef int work(self) except -1:
+        """Do the job, in a thread: until there is something to send, or no more to produce."""
+        if self.job == CLOSE:
+            return self.close()
+        if self.job == BEGIN:
+            self.begin()
+        while not self.complete and not self.pending():
+            self.pull()
+        if self.complete and self.file_left == 0:
+            self.close()
+        return 0
 
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept:
         """Send what is pending. `sent_bytes` is increased by what the socket took."""

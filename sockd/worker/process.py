@@ -53,7 +53,8 @@ class Worker:
         try:
             self._settle_in()
             board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
-            handler = WSGIHandler(app, multiprocess=True, report=report)
+            threads = self.spec.settings.threads
+            handler = WSGIHandler(app, multithread=threads > 1, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
             self._last_words(error)

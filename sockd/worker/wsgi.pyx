@@ -103,12 +103,15 @@ cdef class FileWrapper:
         raise StopIteration
 
 
+cdef class WSGIHandler(Handler)
+
+
 cdef class Call(Response):
     """One request in the application's hands. It is the start_response that the app is given."""
 
     cdef Loop loop
+    cdef WSGIHandler handler
     cdef dict environ
-    cdef object body
     cdef list written
     cdef object iterable
     cdef object iterator
@@ -136,6 +139,130 @@ cdef class Call(Response):
             self.written = []
         self.written.append(data)
 
+    cdef int begin(self) except -1:
+        cdef str method = <str>self.environ["REQUEST_METHOD"]
+        cdef str target = <str>self.environ["RAW_URI"]
+        note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
+                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.now)
+        self.environ["wsgi.input"] = self.body
+        self.known_length = -1
+        try:
+            self.iterable = self.handler.application(self.environ, self)
+            if self.written is None:
+                self._begin_iterable()
+            # else what was written goes first, and pull() begins the iterable after it
+        except BaseException:
+            self._failed()
+        return 0
+
+    cdef int _begin_iterable(self) except -1:
+        """Look at what the application returned: a whole body needs no framing in pieces."""
+        cdef object iterable = self.iterable
+        if type(iterable) is list or type(iterable) is tuple:
+            if len(iterable) == 1:
+                data = iterable[0]
+                self._check_piece(data)
+                self.add(<bytes>data, len(<bytes>data))
+                self.end()
+                return 0
+            for data in iterable:
+                self._check_piece(data)
+            if not self.head_written:
+                self.known_length = sum(map(len, iterable))
+                if self.known_length <= JOINED:
+                    self._check_started()
+                    self.add(b"".join(iterable), self.known_length)
+                    self.end()
+                    return 0
+        elif type(iterable) is FileWrapper and self._send_file():
+            return 0
+        self.iterator = iter(iterable)
+        return 0
+
+    cdef bint _send_file(self) except -1:
+        """Hand a regular file to the kernel; false if it is none."""
+        filelike = (<FileWrapper>self.iterable).filelike
+        try:
+            fd = filelike.fileno()
+            at = filelike.tell()
+            status = os.fstat(fd)
+        except (AttributeError, OSError, ValueError):
+            return False
+        if not stat.S_ISREG(status.st_mode) or at > status.st_size:
+            return False
+        self._check_started()
+        if self.head_written:
+            return False
+        self.add_file(fd, at, status.st_size - at)
+        self.end()
+        return True
+
+    cdef int pull(self) except -1:
+        try:
+            if self.written is not None:
+                if self.written:
+                    self.add(<bytes>self.written.pop(0), -1)
+                else:
+                    self.written = None
+                    self._begin_iterable()
+                return 0
+            try:
+                data = next(self.iterator)
+            except StopIteration:
+                self._check_started()
+                self.end()
+                return 0
+            self._check_piece(data)
+            if data:
+                self.add(<bytes>data, self.known_length)
+        except BaseException:
+            self._failed()
+        return 0
+
+    cdef int _check_piece(self, object data) except -1:
+        if type(data) is not bytes:
+            raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
+        return self._check_started()
+
+    cdef int _check_started(self) except -1:
+        if not self.started:
+            raise RuntimeError("start_response was not called (PEP 3333)")
+        return 0
+
+    cdef int _failed(self) except -1:
+        """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
+        self.loop.slot.exceptions += 1
+        self._report("the application failed", sys.exc_info())
+        self.fail(500)
+        return 0
+
+    cdef int _report(self, str what, object exc_info) except -1:
+        if self.handler.report is not None:
+            self.handler.report(f"{self.describe()}: {what}", exc_info, {
+                "HTTP_METHOD": self.environ["REQUEST_METHOD"],
+                "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+            })
+        return 0
+
+    cdef int close(self) except -1:
+        cdef object iterable = self.iterable
+        self.closed = True
+        if self.body is not None and type(self.body) is not BytesIO:
+            self.body.close()  # a spooled body: its file goes with the request
+        self.iterable = self.iterator = self.written = self.body = None
+        if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
+            close = getattr(iterable, "close", None)
+            if close is not None:
+                try:
+                    close()
+                except BaseException:
+                    self.loop.slot.exceptions += 1
+                    self._report("close() of the response failed", sys.exc_info())
+        return 0
+
+    cdef str describe(self):
+        return f"{self.environ['REQUEST_METHOD']} {self.environ['RAW_URI']}"
+
 
 cdef class WSGIHandler(Handler):
     """Runs `application` for each request.
@@ -147,11 +274,14 @@ cdef class WSGIHandler(Handler):
     cdef list templates
     cdef list spare
     cdef readonly bint multiprocess
+    cdef readonly bint multithread
 
-    def __init__(self, application, *, report=None, bint multiprocess=True):
+    def __init__(self, application, *, report=None, bint multiprocess=True,
+                 bint multithread=False):
         self.application = application
         self.report = report
         self.multiprocess = multiprocess
+        self.multithread = multithread
         self.templates = []
         self.spare = []
 
@@ -178,7 +308,7 @@ cdef class WSGIHandler(Handler):
                 "wsgi.input": None,
                 "wsgi.input_terminated": True,
                 "wsgi.errors": sys.stderr,
-                "wsgi.multithread": False,
+                "wsgi.multithread": self.multithread,
                 "wsgi.multiprocess": self.multiprocess,
                 "wsgi.run_once": False,
                 "wsgi.file_wrapper": FileWrapper,
@@ -198,6 +328,7 @@ cdef class WSGIHandler(Handler):
             self._make_templates(loop)
         call = <Call>self.spare.pop() if self.spare else Call()
         call.loop = loop
+        call.handler = self
         environ = <dict>PyDict_Copy(self.templates[c.listener])
         call.environ = environ
         method = _text(data, &head.method)
@@ -235,136 +366,9 @@ cdef class WSGIHandler(Handler):
         call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
         return call
 
-    cdef int call(self, Response response, object body) except -1:
-        cdef Call call = <Call>response
-        cdef str method = <str>call.environ["REQUEST_METHOD"]
-        cdef str target = <str>call.environ["RAW_URI"]
-        note_request(call.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
-                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), call.loop.now)
-        call.body = call.environ["wsgi.input"] = body
-        call.known_length = -1
-        try:
-            call.iterable = self.application(call.environ, call)
-            if call.written is None:
-                self._begin_iterable(call)
-            # else what was written goes first, and pull() begins the iterable after it
-        except BaseException:
-            self._failed(call)
-        return 0
-
-    cdef _begin_iterable(self, Call call):
-        """Look at what the application returned: a whole body needs no framing in pieces."""
-        cdef object iterable = call.iterable
-        if type(iterable) is list or type(iterable) is tuple:
-            if len(iterable) == 1:
-                data = iterable[0]
-                _check_piece(call, data)
-                call.add(<bytes>data, len(<bytes>data))
-                call.end()
-                return
-            for data in iterable:
-                _check_piece(call, data)
-            if not call.head_written:
-                call.known_length = sum(map(len, iterable))
-                if call.known_length <= JOINED:
-                    if not call.started:
-                        raise RuntimeError("start_response was not called (PEP 3333)")
-                    call.add(b"".join(iterable), call.known_length)
-                    call.end()
-                    return
-        elif type(iterable) is FileWrapper and self._send_file(call):
-            return
-        call.iterator = iter(iterable)
-
-    cdef bint _send_file(self, Call call) except -1:
-        """Hand a regular file to the kernel; false if it is none."""
-        filelike = (<FileWrapper>call.iterable).filelike
-        try:
-            fd = filelike.fileno()
-            at = filelike.tell()
-            status = os.fstat(fd)
-        except (AttributeError, OSError, ValueError):
-            return False
-        if not stat.S_ISREG(status.st_mode) or at > status.st_size:
-            return False
-        if not call.started:
-            raise RuntimeError("start_response was not called (PEP 3333)")
-        if call.head_written:
-            return False
-        call.add_file(fd, at, status.st_size - at)
-        call.end()
-        return True
-
-    cdef int pull(self, Response response) except -1:
-        cdef Call call = <Call>response
-        try:
-            if call.written is not None:
-                if call.written:
-                    call.add(<bytes>call.written.pop(0), -1)
-                else:
-                    call.written = None
-                    self._begin_iterable(call)
-                return 0
-            try:
-                data = next(call.iterator)
-            except StopIteration:
-                if not call.started:
-                    raise RuntimeError("start_response was not called (PEP 3333)")
-                call.end()
-                return 0
-            _check_piece(call, data)
-            if data:
-                call.add(<bytes>data, call.known_length)
-        except BaseException:
-            self._failed(call)
-        return 0
-
-    cdef int _failed(self, Call call) except -1:
-        """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
-        call.loop.slot.exceptions += 1
-        self._report(call, "the application failed", sys.exc_info())
-        call.fail(500)
-        return 0
-
-    cdef int _report(self, Call call, str what, object exc_info) except -1:
-        if self.report is not None:
-            self.report(f"{self.describe(call)}: {what}", exc_info, {
-                "HTTP_METHOD": call.environ["REQUEST_METHOD"],
-                "HTTP_PATH": call.environ["RAW_URI"].partition("?")[0],
-            })
-        return 0
-
-    cdef int close(self, Response response) except -1:
-        cdef Call call = <Call>response
-        cdef object iterable = call.iterable
-        if call.body is not None and type(call.body) is not BytesIO:
-            call.body.close()  # a spooled body: its file goes with the request
-        call.iterable = call.iterator = call.written = call.body = None
-        if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                try:
-                    close()
-                except BaseException:
-                    call.loop.slot.exceptions += 1
-                    self._report(call, "close() of the response failed", sys.exc_info())
-        return 0
-
     cdef int recycle(self, Response response) except -1:
         cdef Call call = <Call>response
         call.environ = None
         if len(self.spare) < SPARE_CALLS:
             self.spare.append(call)
         return 0
-
-    cdef str describe(self, Response response):
-        cdef Call call = <Call>response
-        return f"{call.environ['REQUEST_METHOD']} {call.environ['RAW_URI']}"
-
-
-cdef int _check_piece(Call call, object data) except -1:
-    if type(data) is not bytes:
-        raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
-    if not call.started:
-        raise RuntimeError("start_response was not called (PEP 3333)")
-    return 0

@@ -25,7 +25,11 @@ class Engine:
         self.reports: list[tuple[str, Any]] = []
         self.listener = listener
         self.board = Board.create(1)
-        handler = WSGIHandler(app, report=lambda text, exc, _: self.reports.append((text, exc)))
+        handler = WSGIHandler(
+            app,
+            report=lambda text, exc, _: self.reports.append((text, exc)),
+            multithread=settings.threads > 1,
+        )
         self.loop = Loop(handler, [listener], settings, self.board, 0)
         self._wake_here, self._wake_there = socket.socketpair()
         self._orders: list[Callable[[], None]] = []
@@ -109,13 +113,14 @@ def read_response(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
 Serve = Callable[..., Engine]
 
 
-@pytest.fixture
-def serve(tmp_path) -> Iterator[Serve]:
+@pytest.fixture(params=[1, 4], ids=["inline", "threads"])
+def serve(tmp_path, request) -> Iterator[Serve]:
+    """Every test that serves does so with the application in the loop's thread and in a pool."""
     engines: list[Engine] = []
 
     def start(app: Callable[..., Any], *, unix: bool = False, **options: Any) -> Engine:
         """`timeouts_header=0.5` sets one option of Settings."""
-        settings = Settings()
+        settings = Settings(threads=options.pop("threads", request.param))
         for key, value in options.items():
             section, _, name = key.partition("_")
             settings = replace(

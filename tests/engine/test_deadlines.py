@@ -187,15 +187,35 @@ def test_stop_is_quick(serve) -> None:
         assert client.recv(1) == b""
 
 
-def test_more_connections_than_allowed_wait_in_the_backlog(serve) -> None:
+def test_connections_beyond_the_limit_wait_in_the_backlog(serve) -> None:
     engine = serve(hello, limits_connections=2)
-    first, second, third = (engine.connect() for _ in range(3))
-    with second, third:
-        for client in (first, second):
-            client.sendall(GET)
-            assert read_response(client)[0] == 200
+    busy = [engine.connect(), engine.connect()]
+    for client in busy:
+        client.sendall(b"GET / HTTP/1.1\r\n")
+    assert eventually(lambda: engine.slot["bytes_in"] == 2 * 16)
+    with engine.connect() as third:
         third.sendall(get(extra=CLOSE))
         time.sleep(0.1)
         assert engine.slot["connections"] == 2
-        first.close()
+        for client in busy:
+            with client:
+                client.sendall(b"Host: a\r\n" + CLOSE + b"\r\n")
+                assert b"200 OK" in read_all(client)
         assert b"200 OK" in read_all(third)
+
+
+def test_idle_connections_make_room_oldest_first(serve) -> None:
+    engine = serve(hello, limits_connections=3)
+    clients = []
+    for _ in range(5):
+        client = engine.connect()
+        client.sendall(GET)
+        assert read_response(client)[0] == 200
+        clients.append(client)
+    for client in clients[:3]:
+        with client:
+            assert client.recv(1) == b""
+    for client in clients[3:]:
+        with client:
+            client.sendall(GET)
+            assert read_response(client)[0] == 200
