@@ -1,7 +1,7 @@
 """corpus.txt: what comes over the wire, and what sockd does with it.
 
     == SECTION | RULE OR ADVISORY        cases below belong here
-    wire TEMPLATE                        what is sent, until the next `wire`; `@` is the case's part
+    wire TEMPLATE                        what the next cases send; `@` is the part of each
     NAME | PART | VERDICT                one case; `|` itself is \\x7c
 
 Bytes are written as in Python, Latin-1; `{TEXT*N}` repeats TEXT. A verdict is what happens one
