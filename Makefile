@@ -6,6 +6,7 @@ APP ?= hello:app
 DIR ?= examples/hello
 LISTEN ?= 127.0.0.1:8000
 TESTS ?= tests
+FAULT ?=
 export SUITE ?= trixie
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR)
@@ -16,7 +17,7 @@ LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring ut
 TEST_PACKAGES := $(LAB_PACKAGES) nginx curl
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check lab lab-stop deb clean run-packages lab-packages test-packages
+.PHONY: run build test check asan mutants nightly lab lab-stop deb clean run-packages lab-packages test-packages
 
 run: build
 	@dev/run '$(LISTEN)' '$(APP)' '$(DIR)'
@@ -34,6 +35,14 @@ check: build
 
 test: check | test-packages
 	$(SUDO) .venv/bin/python -B -m pytest -p no:cacheprovider $(TESTS)
+
+asan: build
+	@dev/asan
+
+mutants: build
+	@.venv/bin/python -B tests/mutants.py '$(FAULT)'
+
+nightly: test asan mutants
 
 lab: | lab-packages
 	@$(LAB) up

@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 
 SANITIZE = os.environ.get("SOCKD_SANITIZE")  # e.g. "address": a build for the tests only
 
-FLAGS = ["-O3", "-fno-strict-aliasing"]
+FLAGS = [os.environ.get("SOCKD_OPTIMIZE", "-O3"), "-fno-strict-aliasing"]
 LINK: list[str] = []
 if SANITIZE:
     FLAGS = ["-O1", "-g", f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]

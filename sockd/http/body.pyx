@@ -36,6 +36,8 @@ from sockd.http.parser cimport (
     is_token,
 )
 
+from sockd.http.parser import Refused
+
 cdef extern from "fcntl.h" nogil:
     int open(const char* path, int flags, int mode)
     int O_RDWR
@@ -161,6 +163,7 @@ cdef int64_t body_feed(
 cdef int _framing(Body* body, char byte, const Limits* limits) noexcept nogil:
     """One byte of chunk framing: each state, what it accepts, and where that leads."""
     cdef int digit
+    cdef int verdict
     cdef int phase = body.phase
     if phase == CHUNK_SIZE:
         digit = _hex_value(byte)
@@ -173,26 +176,15 @@ cdef int _framing(Body* body, char byte, const Limits* limits) noexcept nogil:
         elif body.digits == 0:
             return -BAD_CHUNK_SIZE
         elif byte == 59:  # ";"
-            body.phase = CHUNK_EXTENSION_START
+            body.phase = EXTENSION_START
         elif byte == 13:
             body.phase = CHUNK_SIZE_LF
         else:
             return -BARE_LF if byte == 10 else -BAD_CHUNK_SIZE
         return _count_framing(body)
-    if phase == CHUNK_EXTENSION_START:
-        # No space around ";": RFC 9112 7.1.1 calls it bad, and parsers differ on it.
-        if not is_token(&byte, 1):
-            return -BAD_CHUNK_EXTENSION
-        body.phase = CHUNK_EXTENSION
-        return _count_framing(body)
-    if phase == CHUNK_EXTENSION:
-        if byte == 13:
-            body.phase = CHUNK_SIZE_LF
-        elif byte == 59:
-            body.phase = CHUNK_EXTENSION_START
-        elif not is_field_value(&byte, 1):
-            return -BARE_LF if byte == 10 else -BAD_CHUNK_EXTENSION
-        return _count_framing(body)
+    if EXTENSION_START <= phase <= EXTENSION_QUOTED_END:
+        verdict = _extension(body, byte)
+        return verdict if verdict else _count_framing(body)
     if phase == CHUNK_SIZE_LF:
         if byte != 10:
             return -BARE_CR
@@ -217,6 +209,43 @@ cdef int _framing(Body* body, char byte, const Limits* limits) noexcept nogil:
         body.left = body.digits = 0
         return 0 if byte == 10 else -BAD_CHUNK_END
     return _trailer(body, byte, limits)
+
+
+cdef int _extension(Body* body, char byte) noexcept nogil:
+    """";" name [ "=" ( token | quoted-string ) ] (RFC 9112 7.1.1), ignored. Spaces around ";" and
+    "=", which a sender MUST NOT generate, are refused: parsers differ on them."""
+    cdef int phase = body.phase
+    if byte == 10:
+        return -BARE_LF
+    if phase == EXTENSION_QUOTED:
+        if byte == 34:
+            body.phase = EXTENSION_QUOTED_END
+        elif byte == 92:
+            body.phase = EXTENSION_ESCAPE
+        elif not is_field_value(&byte, 1):
+            return -BAD_CHUNK_EXTENSION
+    elif phase == EXTENSION_ESCAPE:
+        if not is_field_value(&byte, 1):
+            return -BAD_CHUNK_EXTENSION
+        body.phase = EXTENSION_QUOTED
+    elif phase != EXTENSION_QUOTED_END and is_token(&byte, 1):
+        if phase == EXTENSION_START:
+            body.phase = EXTENSION_NAME
+        elif phase == EXTENSION_VALUE_START:
+            body.phase = EXTENSION_VALUE
+    elif phase == EXTENSION_VALUE_START and byte == 34:
+        body.phase = EXTENSION_QUOTED
+    elif phase == EXTENSION_START or phase == EXTENSION_VALUE_START:
+        return -BAD_CHUNK_EXTENSION
+    elif byte == 13:
+        body.phase = CHUNK_SIZE_LF
+    elif byte == 59:
+        body.phase = EXTENSION_START
+    elif byte == 61 and phase == EXTENSION_NAME:
+        body.phase = EXTENSION_VALUE_START
+    else:
+        return -BAD_CHUNK_EXTENSION
+    return 0
 
 
 cdef int _count_framing(Body* body) noexcept nogil:
@@ -280,3 +309,42 @@ cdef object body_take(Body* body):
     body.fd = -1
     os.lseek(fd, 0, os.SEEK_SET)
     return os.fdopen(fd, "rb")
+
+
+cdef class BodyReader:
+    """A body's framing for Python: the tests'. `length` counts unless `chunked`.
+
+    Trailers are held to the limits of a head: `header_field`, `headers`, `head`."""
+
+    cdef Body* _body
+    cdef Limits _limits
+
+    def __cinit__(self, *, bint chunked=False, int64_t length=0, int64_t limit=1 << 30,
+                  uint32_t header_field=8192, uint32_t headers=100, uint32_t head=65536):
+        self._limits.header_field = header_field
+        self._limits.headers = headers
+        self._limits.head = head
+        if not chunked and length > limit:
+            raise Refused(-BODY_TOO_LARGE)
+        self._body = body_new(chunked, length, limit)
+        if self._body == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        body_free(self._body)
+
+    @property
+    def complete(self):
+        return self._body.phase == COMPLETE
+
+    def feed(self, bytes data):
+        """Take what comes after the bytes before; returns how many were the body's own, which is
+        all of them until it is complete; raises Refused."""
+        cdef int64_t taken = body_feed(self._body, data, len(data), &self._limits)
+        if taken < 0:
+            raise Refused(<int>taken)
+        return taken
+
+    def take(self):
+        """The complete body as a binary file."""
+        return body_take(self._body)

@@ -1,3 +1,6 @@
+REFUSALS: tuple[tuple[str, int, str, str], ...]
+"""Name, status, reason and rule of each verdict; the first is no refusal but MORE."""
+
 class Refused(Exception):
     status: int
 

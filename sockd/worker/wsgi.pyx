@@ -24,6 +24,7 @@ from sockd.http.response cimport Response
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
     PyObject* PyDict_SetDefault(object table, object key, object default) except NULL
+    Py_ssize_t PyDict_GET_SIZE(object table)
     void* PyUnicode_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
@@ -324,6 +325,7 @@ cdef class WSGIHandler(Handler):
         cdef str value
         cdef str method
         cdef PyObject* earlier
+        cdef Py_ssize_t count
         if not self.templates:
             self._make_templates(loop)
         call = <Call>self.spare.pop() if self.spare else Call()
@@ -358,8 +360,9 @@ cdef class WSGIHandler(Handler):
                 key = "CONTENT_LENGTH"
             else:
                 key = _environ_key(data + field.name.start, field.name.size)
+            count = PyDict_GET_SIZE(environ)
             earlier = PyDict_SetDefault(environ, key, value)
-            if earlier != <PyObject*>value:
+            if PyDict_GET_SIZE(environ) == count:  # equal short values may be one object
                 # RFC 9110 5.3: fields of one name are a list; RFC 9113 8.2.3 for cookies.
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value

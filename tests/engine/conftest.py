@@ -110,6 +110,21 @@ def read_response(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(lines[0].split()[1]), headers, body
 
 
+def start_engine(
+    app: Callable[..., Any], listener: socket.socket | None = None, **options: Any
+) -> Engine:
+    """An engine for `app`; `timeouts_header=0.5` sets one option of Settings."""
+    settings = Settings(threads=options.pop("threads", 1))
+    for key, value in options.items():
+        section, _, name = key.partition("_")
+        settings = replace(
+            settings, **{section: replace(getattr(settings, section), **{name: value})}
+        )
+    if listener is None:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    return Engine(app, listener, settings)
+
+
 Serve = Callable[..., Engine]
 
 
@@ -119,20 +134,13 @@ def serve(tmp_path, request) -> Iterator[Serve]:
     engines: list[Engine] = []
 
     def start(app: Callable[..., Any], *, unix: bool = False, **options: Any) -> Engine:
-        """`timeouts_header=0.5` sets one option of Settings."""
-        settings = Settings(threads=options.pop("threads", request.param))
-        for key, value in options.items():
-            section, _, name = key.partition("_")
-            settings = replace(
-                settings, **{section: replace(getattr(settings, section), **{name: value})}
-            )
+        listener = None
         if unix:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(tmp_path / f"{len(engines)}.sock"))
             listener.listen(128)
-        else:
-            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        engines.append(Engine(app, listener, settings))
+        options.setdefault("threads", request.param)
+        engines.append(start_engine(app, listener, **options))
         return engines[-1]
 
     yield start

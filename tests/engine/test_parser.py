@@ -187,6 +187,13 @@ def test_drops_fields_that_alias_others(field: bytes) -> None:
     assert outcome is not None and outcome[-1] == []
 
 
+@pytest.mark.parametrize(("version", "expects"), [(b"1.1", True), (b"1.0", False)])
+def test_an_expectation_of_http_1_0_is_ignored(version: bytes, expects: bool) -> None:
+    head = RequestHead()  # RFC 9110 10.1.1
+    assert head.feed(b"PUT / HTTP/" + version + b"\r\n" + HOST + b"Expect: 100-continue\r\n\r\n")
+    assert head.expect_continue is expects
+
+
 @pytest.mark.parametrize(
     ("line", "connection", "keeps"),
     [

@@ -626,6 +626,17 @@ def test_environ(serve) -> None:
     assert seen["REMOTE_PORT"].isdigit()
 
 
+@pytest.mark.parametrize("value", ["", "1", "\xe9", "long enough"])
+def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["HTTP_X"].encode("latin-1")]
+
+    line = f"X: {value}\r\n".encode("latin-1")
+    answer = serve(app).talk(get(extra=CLOSE + line * 3))
+    assert body_of(answer).decode("latin-1") == ",".join([value] * 3)
+
+
 def test_a_thousand_field_names_do_not_confuse_each_other(serve) -> None:
     def app(environ, start_response):
         names = [f"{k}={v}" for k, v in environ.items() if k.startswith("HTTP_N")]
