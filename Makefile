@@ -15,9 +15,11 @@ LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
 LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring util-linux git
 TEST_PACKAGES := $(LAB_PACKAGES) nginx curl
+BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants nightly lab lab-stop deb clean run-packages lab-packages test-packages
+.PHONY: run build test check asan mutants bench nightly lab lab-stop deb clean \
+	run-packages lab-packages test-packages bench-packages
 
 run: build
 	@dev/run '$(LISTEN)' '$(APP)' '$(DIR)'
@@ -42,7 +44,10 @@ asan: build
 mutants: build
 	@.venv/bin/python -B tests/mutants.py '$(FAULT)'
 
-nightly: test asan mutants
+nightly: test asan mutants bench
+
+bench: build | bench-packages
+	.venv/bin/python -B -m bench $(if $(QUICK),--quick)
 
 lab: | lab-packages
 	@$(LAB) up
@@ -57,5 +62,5 @@ clean: lab-stop
 	$(SUDO) rm -rf .venv build dist *.egg-info
 	find sockd -name '*.so' -delete
 
-run-packages lab-packages test-packages: %-packages:
+run-packages lab-packages test-packages bench-packages: %-packages:
 	@dev/packages $($(shell echo $* | tr a-z A-Z)_PACKAGES)
