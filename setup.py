@@ -20,6 +20,7 @@ MODULES = {
     "sockd.http.parser": "sockd/http/parser.pyx",
     "sockd.http.body": "sockd/http/body.pyx",
     "sockd.http.response": "sockd/http/response.pyx",
+    "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.pool": "sockd/http/pool.pyx",
     "sockd.http.loop": "sockd/http/loop.pyx",
     "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",

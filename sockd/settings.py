@@ -8,6 +8,7 @@ these rows, so an option is added here and nowhere else. `key` of a row is its d
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -135,6 +136,19 @@ def _is_host(host: str) -> bool:
     return not re.search(r"[^A-Za-z0-9._-]", host)
 
 
+def _peers(value: Any) -> tuple[str, ...]:
+    peers = _texts(value)
+    for peer in peers:
+        if peer != "unix":
+            try:
+                ipaddress.ip_network(peer)
+            except ValueError:
+                raise ValueError(
+                    f'expected addresses, networks such as "10.0.0.0/8", or "unix", not "{peer}"'
+                ) from None
+    return peers
+
+
 def _table(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError('expected a table of strings, such as { NAME = "value" }')
@@ -164,6 +178,7 @@ THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
+PEERS = Kind("list of strings", _peers)
 TABLE = Kind("table of strings", _table)
 
 
@@ -183,6 +198,15 @@ class App:
     venv: str = option(TEXT, "", "virtual environment whose Python runs the application")
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
     env_file: str = option(TEXT, "", "file of NAME=value lines, read at each reload")
+
+
+@dataclass(frozen=True)
+class Server:
+    trusted: tuple[str, ...] = option(
+        PEERS,
+        ["unix"],
+        "peers whose Forwarded and X-Forwarded-* headers count: addresses, networks, `unix`",
+    )
 
 
 @dataclass(frozen=True)
@@ -245,6 +269,7 @@ class Settings:
         THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
     )
     app: App = field(default_factory=App)
+    server: Server = field(default_factory=Server)
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)

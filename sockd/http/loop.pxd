@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from sockd.board cimport Board, Slot
 from sockd.http.body cimport Body
+from sockd.http.forwarded cimport Trust
 from sockd.http.parser cimport Head, Limits
 from sockd.http.pool cimport Pool
 from sockd.http.response cimport Buffer, Response
@@ -77,6 +78,7 @@ cdef class Loop:
     cdef Connection* graveyard
     cdef Pool pool
     cdef bint rotate
+    cdef readonly Trust trust
     cdef dict watchers
     cdef bint accepting
     cdef uint64_t accept_again

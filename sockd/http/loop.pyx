@@ -33,6 +33,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from sockd.board cimport DRAINING, Board, note_response
 from sockd.http.body cimport COMPLETE, body_feed, body_free, body_new, body_take
+from sockd.http.forwarded cimport Trust
 from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -181,6 +182,7 @@ cdef class Loop:
         self.slot = board.slot(slot)
         self.watchers = {}
         self.rotate = settings.workers != 1
+        self.trust = Trust(settings.server.trusted)
         limits = settings.limits
         self.limits.request_line = limits.request_line
         self.limits.header_field = limits.header_field

@@ -16,6 +16,13 @@ cdef enum FieldId:
     PROXY
     TRANSFER_ENCODING
     UPGRADE
+    # What a proxy says of a request's origin; only trusted peers may.
+    FORWARDED
+    FORWARDED_FOR
+    FORWARDED_PROTO
+    FORWARDED_HOST
+    FORWARDED_PORT
+    FORWARDED_OTHER
 
 cdef struct Field:
     Span name

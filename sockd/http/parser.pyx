@@ -394,14 +394,28 @@ cdef inline uint32_t _field_id(const char* name, uint32_t size) noexcept nogil:
         return EXPECT if _same(name, 6, b"expect") else OTHER
     if size == 7:
         return UPGRADE if _same(name, 7, b"upgrade") else OTHER
+    if size == 9:
+        if _same(name, 9, b"forwarded"):
+            return FORWARDED
+        return FORWARDED_OTHER if _same(name, 9, b"x-real-ip") else OTHER
     if size == 10:
         return CONNECTION if _same(name, 10, b"connection") else OTHER
     if size == 12:
         return CONTENT_TYPE if _same(name, 12, b"content-type") else OTHER
     if size == 14:
         return CONTENT_LENGTH if _same(name, 14, b"content-length") else OTHER
-    if size == 17:
-        return TRANSFER_ENCODING if _same(name, 17, b"transfer-encoding") else OTHER
+    if size == 17 and _same(name, 17, b"transfer-encoding"):
+        return TRANSFER_ENCODING
+    if size > 12 and _same(name, 12, b"x-forwarded-"):
+        if _same(name + 12, size - 12, b"for"):
+            return FORWARDED_FOR
+        if _same(name + 12, size - 12, b"proto"):
+            return FORWARDED_PROTO
+        if _same(name + 12, size - 12, b"host"):
+            return FORWARDED_HOST
+        if _same(name + 12, size - 12, b"port"):
+            return FORWARDED_PORT
+        return FORWARDED_OTHER
     return OTHER
 
 

@@ -17,8 +17,17 @@ from libc.string cimport memchr, memcmp, memcpy
 import sockd
 
 from sockd.board cimport note_request
+from sockd.http.forwarded cimport Origin, Trust, from_forwarded, from_x_headers, split_host
 from sockd.http.loop cimport Connection, Handler, Loop
-from sockd.http.parser cimport CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Field, Head, Span
+from sockd.http.parser cimport (
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    FORWARDED,
+    Field,
+    Head,
+    Span,
+)
 from sockd.http.response cimport Response
 
 cdef extern from "Python.h":
@@ -326,6 +335,7 @@ cdef class WSGIHandler(Handler):
         cdef str method
         cdef PyObject* earlier
         cdef Py_ssize_t count
+        cdef uint32_t forwarded = 0
         if not self.templates:
             self._make_templates(loop)
         call = <Call>self.spare.pop() if self.spare else Call()
@@ -353,6 +363,10 @@ cdef class WSGIHandler(Handler):
             environ["HTTP_HOST"] = _text(data, &head.authority)
         for i in range(head.count):
             field = &head.fields[i]
+            if field.id >= FORWARDED:
+                if not loop.trust.trusts(<str>peer[0]):
+                    continue
+                forwarded |= 1 << field.id
             value = _text(data, &field.value)
             if field.id == CONTENT_TYPE:
                 key = "CONTENT_TYPE"
@@ -366,8 +380,43 @@ cdef class WSGIHandler(Handler):
                 # RFC 9110 5.3: fields of one name are a list; RFC 9113 8.2.3 for cookies.
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value
+        if forwarded:
+            self._apply_origin(environ, forwarded, loop.trust)
+        elif not peer[0]:
+            self._apply_host(environ, "")
         call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
         return call
+
+    cdef _apply_origin(self, dict environ, uint32_t forwarded, Trust trust):
+        """Let a trusted proxy's word stand for its connection. Forwarded, the standard, is taken
+        where both forms are there."""
+        cdef Origin origin
+        if forwarded & 1 << FORWARDED:
+            origin = from_forwarded(environ["HTTP_FORWARDED"], trust)
+        else:
+            origin = from_x_headers(
+                environ.get("HTTP_X_FORWARDED_FOR", ""),
+                environ.get("HTTP_X_FORWARDED_PROTO", ""),
+                environ.get("HTTP_X_FORWARDED_HOST", ""),
+                environ.get("HTTP_X_FORWARDED_PORT", ""),
+                trust,
+            )
+        if origin.client:
+            environ["REMOTE_ADDR"] = origin.client
+            environ["REMOTE_PORT"] = ""
+        if origin.scheme:
+            environ["wsgi.url_scheme"] = origin.scheme
+        if origin.host:
+            environ["HTTP_HOST"] = origin.host
+        self._apply_host(environ, origin.port)
+
+    cdef _apply_host(self, dict environ, str port):
+        """SERVER_NAME and SERVER_PORT as the client addressed them (RFC 3875 4.1.14)."""
+        name, explicit = split_host(environ.get("HTTP_HOST", ""))
+        if name:
+            environ["SERVER_NAME"] = name
+        environ["SERVER_PORT"] = (
+            port or explicit or ("443" if environ["wsgi.url_scheme"] == "https" else "80"))
 
     cdef int recycle(self, Response response) except -1:
         cdef Call call = <Call>response

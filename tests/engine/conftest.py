@@ -76,7 +76,8 @@ class Engine:
     def talk(self, *pieces: bytes) -> bytes:
         """All that comes back for `pieces`, each sent by itself, until the engine closes."""
         with self.connect() as client:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for piece in pieces:
                 try:
                     client.sendall(piece)
