@@ -54,13 +54,14 @@ cdef class Response:
     cdef int file_fd
     cdef int64_t file_at
     cdef int64_t file_left
+    cdef bint crlf_after_file
     cdef bint crlf_after
     cdef int crlf_at
 
     cdef void reset(self, bint http11, bint head_only, bint keep_alive) noexcept
     cdef int start(self, str status, list headers) except -1
     cdef int add(self, bytes data, int64_t known_length) except -1
-    cdef int add_file(self, int fd, int64_t at, int64_t size) except -1
+    cdef int add_file(self, int fd, int64_t at, int64_t size, int64_t known_length) except -1
     cdef int end(self) except -1
     cdef int fail(self, int code) except -1
     cdef bint pending(self) noexcept
@@ -69,6 +70,8 @@ cdef class Response:
     cdef int pull(self) except -1
     cdef int close(self) except -1
     cdef str describe(self)
+    cdef int _send_memory(self, int fd, uint32_t* sent_bytes) noexcept
+    cdef int _send_file(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept
     cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1
     cdef int _write_head(self, int64_t known_length) except -1

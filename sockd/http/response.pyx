@@ -146,6 +146,7 @@ cdef class Response:
         self.piece_at = 0
         self.file_fd = -1
         self.file_left = 0
+        self.crlf_after_file = False
         self.crlf_after = False
         self.crlf_at = 0
 
@@ -297,16 +298,23 @@ cdef class Response:
             self.crlf_at = 0
         return 0
 
-    cdef int add_file(self, int fd, int64_t at, int64_t size) except -1:
-        """The rest of the body: `size` bytes of a regular file from offset `at`."""
+    cdef int add_file(self, int fd, int64_t at, int64_t size, int64_t known_length) except -1:
+        """A piece of the body: `size` bytes of a regular file from offset `at`, which stays open
+        until they were sent. `known_length` as in `_write_head`."""
+        cdef char frame[24]
+        cdef int frame_size
         if not self.head_written:
-            self._write_head(size)
-        if self.bodyless:
+            self._write_head(known_length)
+        if self.bodyless or size == 0:
             return 0
-        if self.length >= 0 and size > self.length:
-            size = self.length
-        if self.chunked:  # only after `write()` of a body without a length
-            raise ValueError("file after written data")
+        if self.length >= 0 and self.body_size + size > self.length:
+            size = self.length - self.body_size
+            self.complaint = "the application sent more than its Content-Length"
+            self.keep_alive = False
+        if self.chunked:
+            frame_size = snprintf(frame, sizeof(frame), b"%llx\r\n", <unsigned long long>size)
+            buffer_add(&self.buffer, frame, frame_size)
+            self.crlf_after_file = True
         self.body_size += size
         self.file_fd = fd
         self.file_at = at
@@ -374,14 +382,25 @@ cdef class Response:
 
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept:
         """Send what is pending. `sent_bytes` is increased by what the socket took."""
+        if not self.head_written:
+            return ALL_SENT  # the head is open still: the application may yet replace it
+        cdef int outcome = self._send_memory(fd, sent_bytes)
+        if outcome == ALL_SENT and self.file_left > 0:
+            outcome = self._send_file(fd, sent_bytes)
+            if outcome == ALL_SENT and self.crlf_after_file:
+                self.crlf_after_file = False
+                self.buffer.data[0] = 13  # the head was in it: it has room for two bytes
+                self.buffer.data[1] = 10
+                self.buffer.size = 2
+                outcome = self._send_memory(fd, sent_bytes)
+        return outcome
+
+    cdef int _send_memory(self, int fd, uint32_t* sent_bytes) noexcept:
         cdef iovec parts[3]
         cdef msghdr message
         cdef size_t count
         cdef ssize_t sent
         cdef size_t step
-        cdef long offset
-        if not self.head_written:
-            return ALL_SENT  # the head is open still: the application may yet replace it
         while self.buffer_at < self.buffer.size or self.piece is not None:
             count = 0
             if self.buffer_at < self.buffer.size:
@@ -420,6 +439,11 @@ cdef class Response:
                         and (not self.crlf_after or self.crlf_at == 2)):
                     self.piece = None
         self.buffer.size = self.buffer_at = 0
+        return ALL_SENT
+
+    cdef int _send_file(self, int fd, uint32_t* sent_bytes) noexcept:
+        cdef ssize_t sent
+        cdef long offset
         while self.file_left > 0:
             offset = self.file_at
             sent = sendfile(fd, self.file_fd, &offset, <size_t>min(self.file_left, 1 << 20))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import signal
 import time
@@ -151,6 +152,9 @@ class Master:
         }
 
     def run(self) -> int:
+        # All that may be open: a worker holds a descriptor for each connection.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         linux.set_child_subreaper()
         linux.set_process_name("sockd")
         self._catch_signals()

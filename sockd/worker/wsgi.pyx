@@ -6,6 +6,7 @@ import stat
 import sys
 import urllib.parse
 from io import BytesIO
+from tempfile import TemporaryFile
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
@@ -44,6 +45,8 @@ cdef enum:
     # A list of small pieces is sent as one.
     JOINED = 65536
     SPARE_CALLS = 8
+    # What write() takes before it goes to a file.
+    IN_MEMORY = 1 << 20
 
 cdef struct Name:
     char* raw
@@ -123,6 +126,9 @@ cdef class Call(Response):
     cdef WSGIHandler handler
     cdef dict environ
     cdef list written
+    cdef Py_ssize_t written_size
+    cdef object spool
+    cdef bint spool_sent
     cdef object iterable
     cdef object iterator
     cdef int64_t known_length
@@ -147,7 +153,17 @@ cdef class Call(Response):
             raise TypeError(f"write() takes bytes, not {type(data).__name__}")
         if self.written is None:
             self.written = []
+            self.written_size = 0
+            self.spool_sent = False
         self.written.append(data)
+        self.written_size += len(<bytes>data)
+        if self.written_size > IN_MEMORY:
+            # The application cannot be held up, nor may memory fill: a file takes it.
+            if self.spool is None:
+                self.spool = TemporaryFile(dir="/var/tmp")
+            self.spool.writelines(self.written)
+            self.written.clear()
+            self.written_size = 0
 
     cdef int begin(self) except -1:
         cdef str method = <str>self.environ["REQUEST_METHOD"]
@@ -184,12 +200,12 @@ cdef class Call(Response):
                     self.add(b"".join(iterable), self.known_length)
                     self.end()
                     return 0
-        elif type(iterable) is FileWrapper and self._send_file():
+        elif type(iterable) is FileWrapper and self._hand_over_file():
             return 0
         self.iterator = iter(iterable)
         return 0
 
-    cdef bint _send_file(self) except -1:
+    cdef bint _hand_over_file(self) except -1:
         """Hand a regular file to the kernel; false if it is none."""
         filelike = (<FileWrapper>self.iterable).filelike
         try:
@@ -203,18 +219,14 @@ cdef class Call(Response):
         self._check_started()
         if self.head_written:
             return False
-        self.add_file(fd, at, status.st_size - at)
+        self.add_file(fd, at, status.st_size - at, status.st_size - at)
         self.end()
         return True
 
     cdef int pull(self) except -1:
         try:
             if self.written is not None:
-                if self.written:
-                    self.add(<bytes>self.written.pop(0), -1)
-                else:
-                    self.written = None
-                    self._begin_iterable()
+                self._send_written()
                 return 0
             try:
                 data = next(self.iterator)
@@ -227,6 +239,21 @@ cdef class Call(Response):
                 self.add(<bytes>data, self.known_length)
         except BaseException:
             self._failed()
+        return 0
+
+    cdef int _send_written(self) except -1:
+        """What write() took, in its order: what went to the file, then the rest, then the
+        iterable."""
+        if self.spool is not None and not self.spool_sent:
+            self.spool.flush()
+            self.spool_sent = True
+            self.add_file(self.spool.fileno(), 0, os.fstat(self.spool.fileno()).st_size, -1)
+        elif self.written:
+            self.add(b"".join(self.written), -1)
+            self.written.clear()
+        else:
+            self.written = None
+            self._begin_iterable()
         return 0
 
     cdef int _check_piece(self, object data) except -1:
@@ -259,7 +286,9 @@ cdef class Call(Response):
         self.closed = True
         if self.body is not None and type(self.body) is not BytesIO:
             self.body.close()  # a spooled body: its file goes with the request
-        self.iterable = self.iterator = self.written = self.body = None
+        if self.spool is not None:
+            self.spool.close()
+        self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
             close = getattr(iterable, "close", None)
             if close is not None:

@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import time
+from http.client import HTTPResponse
 from pathlib import Path
 from wsgiref.validate import validator
 
@@ -553,6 +554,28 @@ def test_write(serve) -> None:
 
     answer = serve(app).talk(b"GET / HTTP/1.0\r\n\r\n")
     assert body_of(answer) == b"a" + b"b" * 20000 + b"c"
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_write_of_much_goes_to_a_file(serve, version) -> None:
+    piece = os.urandom(100_000)
+    files = []
+
+    def app(environ, start_response):
+        write = start_response("200 OK", [])
+        for _ in range(35):
+            write(piece)
+        for fd in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the one that listed them
+                files.append(str(fd.readlink()))
+        return [b"end"]
+
+    with serve(app).connect() as client:
+        client.sendall(b"GET / HTTP/" + version + b"\r\nHost: a\r\n" + CLOSE + b"\r\n")
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert answer.read() == piece * 35 + b"end"
+    assert any(name.startswith("/var/tmp/") for name in files)
 
 
 def test_hop_by_hop_headers_of_the_application_are_dropped(serve) -> None:
