@@ -2,12 +2,16 @@
 
 import os
 import platform
+import signal
 
 from tests.seed import SEED
 
 # Tests change an application and load it again within a second; what Python keeps compiled is
 # told apart by the second of the change and the size alone.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+# A shell starts what runs in the background with SIGINT ignored, and our children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
