@@ -12,4 +12,4 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 def pytest_report_header() -> list[str]:
     system = f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}"
-    return [system, f"SOCKD_SEED={SEED}"]
+    return [system, f"FUZZ_SEED={SEED}"]

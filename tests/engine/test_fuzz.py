@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles import ORACLES, Message, Refusal
 from requests_made import CONVERSATIONS, Made, mutated
 
-from tests.seed import SEED
+from tests.seed import FACTOR, SEED
 
 TRAILER = r"(?is)\r\n0+(;[^\r]*)?\r\n([^\r]+\r\n)*"
 
@@ -48,7 +48,7 @@ def many(examples: int):
 
     def decorate(test):
         quiet = settings(
-            max_examples=examples,
+            max_examples=int(examples * FACTOR),
             deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
