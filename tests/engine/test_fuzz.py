@@ -37,6 +37,12 @@ EXPLAINED = [
         "it takes space behind a value for a part of it (RFC 9112 5.1)",
     ),
     (
+        "httptools",
+        "HttpParserUpgrade",
+        r"(?i)\r\nupgrade:",
+        "it stops behind the head; a body belongs to the request all the same (RFC 9110 7.8)",
+    ),
+    (
         "h11",
         "Content-Length|Transfer-Encoding",
         FRAMING_IN_A_TRAILER,
