@@ -9,7 +9,7 @@ TESTS ?= tests
 FAULT ?=
 export SUITE ?= trixie
 
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZZ_SEED,FUZZ_FACTOR)
 LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd

@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_report_header() -> list[str]:
     system = f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}"
-    return [system, f"SOCKD_SEED={SEED}"]
+    return [system, f"FUZZ_SEED={SEED}"]
 
 
 def pytest_sessionstart() -> None:

@@ -94,7 +94,12 @@ PARSER = [
     ),
     Mutant("chunked twice", "chunked > 1 or ", ""),
     Mutant("other codings are ignored", "return -UNKNOWN_CODING", "return 0"),
-    Mutant("words are told by their start", "size != strlen(", "size < strlen("),
+    Mutant(
+        "words are told by their start",
+        "if size != strlen(lowercase):\n        return False\n    for i in range(size):",
+        "if size < strlen(lowercase):\n        return False\n"
+        "    for i in range(strlen(lowercase)):",
+    ),
     Mutant("an underscore aliases a hyphen", "return 0  # it would", "pass  # it would"),
     Mutant("Proxy becomes HTTP_PROXY", 'return 0  # "_"', 'pass  # "_"'),
     Mutant("any expectation is met", "return -UNKNOWN_EXPECTATION", "pass"),

@@ -1,6 +1,9 @@
-"""The seed of all random tests of a run: SOCKD_SEED, or one of its own. It heads the report."""
+"""What steers random tests: their seed, which heads each report, and how much they try."""
 
 import os
 import secrets
 
-SEED = int(os.environ.get("SOCKD_SEED") or secrets.randbits(32))
+SEED = int(os.environ.get("FUZZ_SEED") or secrets.randbits(32))
+
+FACTOR = float(os.environ.get("FUZZ_FACTOR") or 1)
+"""Times the examples of an ordinary run."""

@@ -79,7 +79,7 @@ def httptools_reads(data: bytes) -> Reading:
         try:
             parser.feed_data(data[at : at + 1])
         except httptools.HttpParserUpgrade:
-            collector.complete = True
+            return Refusal("HttpParserUpgrade")
         except httptools.HttpParserError as error:
             return Refusal(f"{type(error).__name__}: {error}")
         if collector.complete:

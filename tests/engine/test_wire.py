@@ -109,6 +109,13 @@ def test_http_1_0(serve) -> None:
     assert body_of(answer) == b"ab"
 
 
+def test_http_1_0_keep_alive_ends_with_a_body_without_a_length(serve) -> None:
+    engine = serve(streaming(Tracked(b"a", b"b")))
+    answer = engine.talk(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert b"Connection: close\r\n" in answer
+    assert body_of(answer) == b"ab"
+
+
 def test_http_1_0_keep_alive(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -162,6 +169,24 @@ def test_statuses_without_a_body(serve, status) -> None:
             assert "transfer-encoding" not in headers
 
 
+def test_a_length_goes_out_with_304_and_never_with_204(serve) -> None:
+    def app(environ, start_response):  # RFC 9110 8.6
+        start_response(environ["PATH_INFO"][1:] + " X", [("Content-Length", "5")])
+        return []
+
+    engine = serve(app)
+    assert b"Content-Length" not in engine.talk(get("/204", CLOSE))
+    assert b"Content-Length: 5\r\n" in engine.talk(get("/304", CLOSE))
+    assert engine.reports == []
+
+
+def test_date_of_the_application_is_the_only_one(serve) -> None:
+    engine = serve(streaming(Tracked(b"x"), ("date", "Thu, 01 Jan 1970 00:00:00 GMT")))
+    answer = engine.talk(get(extra=CLOSE))
+    assert answer.lower().count(b"\r\ndate: ") == 1
+    assert b"1970" in answer
+
+
 def test_head(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -170,6 +195,7 @@ def test_head(serve) -> None:
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += client.recv(1)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")  # and no body behind the one before
             assert b"Content-Length: 5\r\n" in head
 
 
