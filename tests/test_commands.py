@@ -297,6 +297,7 @@ def test_unexpected_failure_asks_for_a_report(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
+        listener.settimeout(DEADLINE)
         command = subprocess.Popen(
             [sys.executable, "-m", "sockd", "status"],
             env=environment(tmp_path),
