@@ -153,8 +153,10 @@ class Master:
 
     def run(self) -> int:
         # All that may be open: a worker holds a descriptor for each connection.
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            with contextlib.suppress(OSError):  # a hardened unit forbids it, and sets both
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         linux.set_child_subreaper()
         linux.set_process_name("sockd")
         self._catch_signals()
