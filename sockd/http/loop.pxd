@@ -50,6 +50,13 @@ cdef struct Queue:
     uint64_t span
 
 
+# Whether this process is a fork of a worker, and whether this worker has forked.
+cdef bint in_child
+cdef bint has_forked
+
+cdef void leave_child() noexcept
+
+
 cdef class Handler:
     """What a calling convention (WSGI, ASGI) does with requests; see loop.pyx."""
     cdef public object report
@@ -92,7 +99,7 @@ cdef class Loop:
     cdef _take_head(self, Connection* c)
     cdef _drop_head(self, Connection* c)
     cdef int _await_room(self, Connection* c, uint32_t sent) except -1
-    cdef _complain(self, Connection* c, str what)
+    cdef _complain(self, Connection* c, str what, bint of_app=*)
     cdef _forget(self, Connection* c)
     cdef tuple peer(self, Connection* connection)
     cdef int _turn(self) except -1

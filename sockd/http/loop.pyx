@@ -19,8 +19,11 @@ its members are given the same span:
     CLOSED     (gone)
 """
 
+import contextlib
+import os
 import socket
 import sys
+import traceback
 from io import BytesIO
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -152,6 +155,43 @@ cdef inline uint64_t _monotonic_usec() noexcept nogil:
     return <uint64_t>value.tv_sec * 1000000 + value.tv_nsec // 1000
 
 
+cdef bint in_child = False
+cdef bint has_forked = False
+
+
+def _after_fork_in_child():
+    global in_child
+    in_child = True
+
+
+def _after_fork_in_parent():
+    global has_forked
+    has_forked = True
+
+
+os.register_at_fork(
+    after_in_child=_after_fork_in_child, after_in_parent=_after_fork_in_parent)
+
+
+def _end_child():
+    error = sys.exc_info()[1]
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status & 0xFF)
+
+
+cdef void leave_child() noexcept:
+    """End a fork that came back out of the application: it holds the worker's connections, and
+    would answer for it."""
+    _end_child()
+
+
 cdef class Handler:
     """A calling convention, such as WSGI.
 
@@ -198,7 +238,7 @@ cdef class Loop:
             (BODY, timeouts.body),
             (WRITING, timeouts.write),
         ):
-            self.queues[<int>state].span = <uint64_t>(seconds * 1000000)
+            self.queues[<int>state].span = max(<uint64_t>(seconds * 1000000), 1)
         self.queues[<int>LINGERING].span = LINGER_USEC
         self.scratch = <char*>malloc(SCRATCH)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -668,6 +708,8 @@ cdef class Loop:
                     return self._refuse(c, <int>taken)
                 at += taken
                 if c.body.phase == COMPLETE:
+                    if c.body.chunked:
+                        (<Response>c.response).received = c.body.received
                     body = body_take(c.body)
                     body_free(c.body)
                     c.body = NULL
@@ -814,7 +856,7 @@ cdef class Loop:
         cdef bint keep_alive = response.keep_alive
         cdef linger_option reset
         if response.complaint is not None:
-            self._complain(c, response.complaint)
+            self._complain(c, response.complaint, True)
         note_response(self.slot, response.code)
         if response.cut and not response.chunked and response.length < 0:
             # A body that ends with the connection: only a reset tells the peer that it is short.
@@ -852,13 +894,15 @@ cdef class Loop:
 
     # -- ends --------------------------------------------------------------------------------
 
-    cdef _complain(self, Connection* c, str what):
-        """One journal line about a connection, with its request where one is in hand."""
+    cdef _complain(self, Connection* c, str what, bint of_app=False):
+        """One journal line about a connection, with its request where one is in hand: a warning if
+        the application is to blame, else information, since clients come and go as they like."""
         if self.handler.report is None:
             return
         request = (<Response>c.response).describe() if c.response != NULL else ""
         peer = self.peer(c)[0] or "a Unix socket"
-        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None, {})
+        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None,
+                            {"PRIORITY": "4" if of_app else "6"})
 
     cdef int _refuse(self, Connection* c, int verdict) except -1:
         """One answer, one journal line, and nothing served after it."""
@@ -899,6 +943,9 @@ cdef class Loop:
             if c.interest:
                 # A fork of the application may hold a copy: epoll would go on reporting it.
                 epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
+            if has_forked:
+                # A child may hold a copy, with which the connection would stay open.
+                shutdown(c.fd, SHUT_RDWR)
             close(c.fd)
             self.slot.connections -= 1
             c.next = self.graveyard

@@ -33,6 +33,8 @@ cdef class Response:
     cdef bint http11
     cdef bint head_only
     cdef bint keep_alive
+    # Bytes of a request body that came without a declared length, else -1.
+    cdef int64_t received
     # What the application said.
     cdef readonly int code
     cdef bint started
@@ -78,4 +80,5 @@ cdef class Response:
 
 
 cdef void set_date(long long seconds)
+cdef str plain_text(object text)
 cdef bytes plain_response(int code, str text)

@@ -72,6 +72,15 @@ cdef bytes plain_response(int code, str text):
     return head.encode() + date_field + b"\r\n" + body
 
 
+cdef str plain_text(object text):
+    """`text` as a str proper: frameworks have subclasses of it, safe strings and enumerations."""
+    if type(text) is str:
+        return <str>text
+    if isinstance(text, str):
+        return str.__str__(text)
+    raise TypeError(f"status and headers have to be strings, not {text!r}")
+
+
 cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1:
     cdef size_t capacity
     cdef char* grown
@@ -129,6 +138,7 @@ cdef class Response:
         self.http11 = http11
         self.head_only = head_only
         self.keep_alive = keep_alive
+        self.received = -1
         self.code = 0
         self.started = False
         self.length = -1
@@ -159,6 +169,8 @@ cdef class Response:
         cdef Py_ssize_t size
         cdef Py_ssize_t start
         cdef object header
+        cdef object first
+        cdef object second
         cdef str name
         cdef str value
         self.started = False
@@ -181,11 +193,11 @@ cdef class Response:
             _add_literal(buffer, b" ")
         _add_literal(buffer, b"\r\n")
         for header in headers:
-            if type(header) is not tuple or len(<tuple>header) != 2:
+            if not isinstance(header, tuple) or len(<tuple>header) != 2:
                 raise TypeError(f"header is not a tuple of name and value: {header!r}")
-            name, value = <tuple>header
-            if name is None or value is None:
-                raise TypeError(f"header is not a tuple of strings: {header!r}")
+            first, second = <tuple>header
+            name = plain_text(first)
+            value = plain_text(second)
             if PyUnicode_KIND(name) != PyUnicode_1BYTE_KIND:
                 raise ValueError(f"header name is not a token: {name!r}")
             text = <const char*>PyUnicode_DATA(name)

@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 import urllib.parse
-from io import BytesIO
+from io import BufferedRandom, BufferedReader, BytesIO, FileIO
 from tempfile import TemporaryFile
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -19,7 +19,7 @@ import sockd
 
 from sockd.board cimport note_request
 from sockd.http.forwarded cimport Origin, Trust, from_forwarded, from_x_headers, split_host
-from sockd.http.loop cimport Connection, Handler, Loop
+from sockd.http.loop cimport Connection, Handler, Loop, in_child, leave_child
 from sockd.http.parser cimport (
     CONTENT_LENGTH,
     CONTENT_TYPE,
@@ -29,7 +29,7 @@ from sockd.http.parser cimport (
     Head,
     Span,
 )
-from sockd.http.response cimport Response
+from sockd.http.response cimport Response, plain_text
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
@@ -133,7 +133,9 @@ cdef class Call(Response):
     cdef object iterator
     cdef int64_t known_length
 
-    def __call__(self, str status not None, list headers not None, exc_info=None):
+    def __call__(self, status, headers, exc_info=None):
+        if not isinstance(headers, list):
+            raise TypeError(f"headers have to be a list, not {type(headers).__name__}")
         if exc_info is not None:
             try:
                 if self.head_written:
@@ -142,15 +144,14 @@ cdef class Call(Response):
                 exc_info = None
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
-        self.start(status, headers)
+        self.start(plain_text(status), headers if type(headers) is list else list(headers))
         if self.loop.draining:
             self.keep_alive = False
         return self.write
 
     def write(self, data):
         """PEP 3333's write(): for applications that cannot return an iterable."""
-        if type(data) is not bytes:
-            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        data = self._piece(data)
         if self.written is None:
             self.written = []
             self.written_size = 0
@@ -171,6 +172,10 @@ cdef class Call(Response):
         note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
                      <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.now)
         self.environ["wsgi.input"] = self.body
+        if self.received >= 0:
+            # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
+            self.environ["CONTENT_LENGTH"] = str(self.received)
+            del self.environ["HTTP_TRANSFER_ENCODING"]
         self.known_length = -1
         try:
             self.iterable = self.handler.application(self.environ, self)
@@ -179,20 +184,22 @@ cdef class Call(Response):
             # else what was written goes first, and pull() begins the iterable after it
         except BaseException:
             self._failed()
+        if in_child:
+            leave_child()
         return 0
 
     cdef int _begin_iterable(self) except -1:
         """Look at what the application returned: a whole body needs no framing in pieces."""
         cdef object iterable = self.iterable
+        cdef bytes piece
         if type(iterable) is list or type(iterable) is tuple:
             if len(iterable) == 1:
-                data = iterable[0]
-                self._check_piece(data)
-                self.add(<bytes>data, len(<bytes>data))
+                piece = self._piece(iterable[0])
+                self._check_started()
+                self.add(piece, len(piece))
                 self.end()
                 return 0
-            for data in iterable:
-                self._check_piece(data)
+            iterable = [self._piece(data) for data in iterable]
             if not self.head_written:
                 self.known_length = sum(map(len, iterable))
                 if self.known_length <= JOINED:
@@ -208,6 +215,10 @@ cdef class Call(Response):
     cdef bint _hand_over_file(self) except -1:
         """Hand a regular file to the kernel; false if it is none."""
         filelike = (<FileWrapper>self.iterable).filelike
+        # Only what reads as its descriptor does: a gzip file has the fileno() of what it unpacks.
+        raw = filelike.raw if isinstance(filelike, (BufferedReader, BufferedRandom)) else filelike
+        if not isinstance(raw, FileIO):
+            return False
         try:
             fd = filelike.fileno()
             at = filelike.tell()
@@ -234,7 +245,8 @@ cdef class Call(Response):
                 self._check_started()
                 self.end()
                 return 0
-            self._check_piece(data)
+            data = self._piece(data)
+            self._check_started()
             if data:
                 self.add(<bytes>data, self.known_length)
         except BaseException:
@@ -256,10 +268,12 @@ cdef class Call(Response):
             self._begin_iterable()
         return 0
 
-    cdef int _check_piece(self, object data) except -1:
-        if type(data) is not bytes:
-            raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
-        return self._check_started()
+    cdef bytes _piece(self, object data):
+        if type(data) is bytes:
+            return <bytes>data
+        if isinstance(data, bytes):
+            return b"".join((data,))
+        raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
 
     cdef int _check_started(self) except -1:
         if not self.started:
@@ -268,6 +282,8 @@ cdef class Call(Response):
 
     cdef int _failed(self) except -1:
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
+        if in_child:
+            leave_child()
         self.loop.slot.exceptions += 1
         self._report("the application failed", sys.exc_info())
         self.fail(500)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
+import signal
 import socket
+import sys
 import time
 from http.client import HTTPResponse
 from pathlib import Path
@@ -645,6 +648,117 @@ def test_file_wrapper_of_other_things(serve) -> None:
         return environ["wsgi.file_wrapper"](io.BytesIO(b"abcdef"), 4)
 
     assert body_of(serve(app).talk(get(extra=CLOSE))) == b"abcdef"
+
+
+def test_file_wrapper_of_a_file_that_is_not_what_it_reads(serve, tmp_path) -> None:
+    path = tmp_path / "file.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(b"plain" * 1000)
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        file = gzip.GzipFile(path)
+        return environ["wsgi.file_wrapper"](
+            io.BufferedReader(file) if environ["PATH_INFO"] == "/buffered" else file
+        )
+
+    engine = serve(app)
+    for url in ("/", "/buffered"):
+        answer = engine.talk(b"GET " + url.encode() + b" HTTP/1.0\r\n\r\n")
+        assert body_of(answer) == b"plain" * 1000
+
+
+class Text(str):
+    """What frameworks derive from str: it may even say something else of itself."""
+
+    def __str__(self) -> str:
+        return "other"
+
+
+class Bytes(bytes):
+    pass
+
+
+@pytest.mark.parametrize("body", [[Bytes(b"abc")], [Bytes(b"a"), Bytes(b"bc")], "iterator"])
+def test_subclasses_of_strings_and_bytes(serve, body) -> None:
+    def app(environ, start_response):
+        start_response(Text("200 OK"), [(Text("X-A"), Text("b"))])
+        return iter([Bytes(b"abc")]) if body == "iterator" else body
+
+    answer = serve(app).talk(b"GET / HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"X-A: b\r\n" in answer
+    assert body_of(answer) == b"abc"
+
+
+def test_a_chunked_request_has_a_length_for_the_application(serve) -> None:
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        return echo(environ, start_response)
+
+    with serve(app).connect() as client:
+        client.sendall(CHUNKED + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        assert read_response(client)[2] == b"abcde"
+    assert seen["CONTENT_LENGTH"] == "5"
+    assert "HTTP_TRANSFER_ENCODING" not in seen
+
+
+# The tests' process has threads, unlike a worker with one; Python 3.12 warns of that.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+@forks
+@pytest.mark.parametrize("how", ["return", "raise", "exit", "exit 3"])
+def test_a_fork_that_comes_back_ends(serve, how) -> None:
+    children = []
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/":
+            return hello(environ, start_response)
+        child = os.fork()
+        if child:
+            children.append(child)
+        elif how == "raise":
+            os.close(2)
+            raise ValueError("in the child")
+        elif how.startswith("exit"):
+            sys.exit(3 if "3" in how else None)
+        return hello(environ, start_response)
+
+    engine = serve(app)
+    with engine.connect() as client:
+        client.sendall(get("/fork"))
+        assert read_response(client)[0] == 200
+        _, status = os.waitpid(children[0], 0)
+        assert os.waitstatus_to_exitcode(status) == {"raise": 1, "exit 3": 3}.get(how, 0)
+        client.sendall(GET)
+        assert read_response(client)[0] == 200
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    assert eventually(lambda: engine.slot["connections"] == 0)
+
+
+@forks
+def test_a_child_that_lives_on_does_not_keep_the_connection_open(serve) -> None:
+    children = []
+
+    def app(environ, start_response):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        children.append(child)
+        return hello(environ, start_response)
+
+    try:
+        assert b"200 OK" in serve(app).talk(get(extra=CLOSE))
+        assert os.waitpid(children[0], os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
 
 
 def test_environ(serve) -> None:
