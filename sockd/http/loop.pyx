@@ -238,7 +238,7 @@ cdef class Loop:
             (BODY, timeouts.body),
             (WRITING, timeouts.write),
         ):
-            self.queues[<int>state].span = max(<uint64_t>(seconds * 1000000), 1)
+            self.queues[<int>state].span = max(<uint64_t>(seconds * 1000000), <uint64_t>1)
         self.queues[<int>LINGERING].span = LINGER_USEC
         self.scratch = <char*>malloc(SCRATCH)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -302,7 +302,7 @@ cdef class Loop:
             if self.drain_deadline and self.slot.connections == 0:
                 break
             self._turn()
-        for state in range(STATES_COUNT):
+        for state in range(<int>STATES_COUNT):
             while self.queues[<int>state].first != NULL:
                 self._close(self.queues[<int>state].first)
         self._bury()
@@ -373,7 +373,7 @@ cdef class Loop:
         cdef Connection* c
         if self.drain_wish is not None or self.stopping:
             return 0
-        for state in range(STATES_COUNT):
+        for state in range(<int>STATES_COUNT):
             c = self.queues[state].first
             if c != NULL and self.queues[state].span:
                 if next_deadline == 0 or c.deadline < next_deadline:
@@ -386,12 +386,12 @@ cdef class Loop:
             return -1
         if next_deadline <= self.now:
             return 0
-        return <int>min((next_deadline - self.now) // 1000 + 1, 3600000)
+        return <int>min((next_deadline - self.now) // 1000 + 1, <uint64_t>3600000)
 
     cdef int _expire(self, uint64_t now) except -1:
         cdef int state
         cdef Connection* c
-        for state in range(STATES_COUNT):
+        for state in range(<int>STATES_COUNT):
             while True:
                 c = self.queues[state].first
                 if c == NULL or not self.queues[state].span or c.deadline > now:
