@@ -82,12 +82,23 @@ def _address(sock: socket.socket) -> str:
     return f"@{path[1:]}" if path.startswith("\0") else path
 
 
-def bind_all(bind: Sequence[str], backlog: int) -> list[Listener]:
-    """A listener for each address; all of them or none."""
+def bind_all(bind: Sequence[str], backlog: int, before: Sequence[Listener] = ()) -> list[Listener]:
+    """A listener for each address; all of them or none. `before` are made already, and named
+    where one of them is in the way."""
     made: list[Listener] = []
     try:
         for text in bind:
-            made.extend(_bind(text, backlog))
+            try:
+                made.extend(_bind(text, backlog))
+            except BindError as error:
+                if isinstance(error, Taken):
+                    for other in (*before, *made):
+                        if _overlaps(text, other):
+                            raise BindError(
+                                f"cannot listen on {text}: {other.address}, which is also "
+                                "configured, has that place already"
+                            ) from error
+                raise
         if not made:
             raise BindError("no address to listen on; give --bind HOST:PORT or /path.sock")
     except SockdError:
@@ -95,6 +106,21 @@ def bind_all(bind: Sequence[str], backlog: int) -> list[Listener]:
             listener.close()
         raise
     return made
+
+
+class Taken(BindError):
+    """Somebody listens there."""
+
+
+def _overlaps(text: str, other: Listener) -> bool:
+    if text.startswith("/") or other.socket.family == socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            return Path(text).samefile(other.address)
+        return False
+    host, _, port = text.rpartition(":")
+    theirs, _, their_port = other.address.rpartition(":")
+    everywhere = ("", "0.0.0.0", "[::]")
+    return port == their_port and (host in everywhere or theirs in (*everywhere, host))
 
 
 def _bind(text: str, backlog: int) -> Iterator[Listener]:
@@ -183,14 +209,14 @@ def _remove_stale(path: str) -> None:
         pass  # its queue is full: alive
     except OSError as error:
         raise _refused(path, error) from error
-    raise BindError(f"cannot listen on {path}: address in use; another process listens there")
+    raise Taken(f"cannot listen on {path}: address in use; another process listens there")
 
 
 def _refused(text: str, error: OSError) -> SockdError:
     """What an operator can act on, for an address that the kernel refuses."""
     path = Path(text)
     if error.errno == errno.EADDRINUSE:
-        return BindError(f"cannot listen on {text}: address in use; another process listens there")
+        return Taken(f"cannot listen on {text}: address in use; another process listens there")
     if error.errno == errno.EADDRNOTAVAIL:
         return BindError(f"cannot listen on {text}: this machine does not have that address")
     if error.errno in (errno.EACCES, errno.EPERM):
