@@ -1,30 +1,38 @@
 """`sockd check`: everything that would fail a start, found before it.
 
 The application is imported by a fork server of its own, the same program that the service runs,
-which ends afterwards.
+which ends afterwards. Root does this as the user that the service will have: what the import
+writes would otherwise belong to root, and what only root may read would be found readable.
 """
 
 from __future__ import annotations
 
 import contextlib
+import grp
+import json
 import os
+import pwd
 import select
-import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from sockd import activation, client
+from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
-from sockd.errors import CONFIGURATION, FAILED, OK, SockdError
+from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
 from sockd.master.events import Loaded, LoadFailed
+from sockd.master.fleet import ended
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
 
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
 DUMP_TIME = 1.0  # seconds for a stuck import to write its stack
+CLOSING_TIME = 1.0  # seconds for a fork server to end that has closed its control socket
+NOBODY = 65534  # stands for a dynamic user: it owns nothing, and is in no group
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,41 @@ class Finding:
     """The application's traceback."""
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Whom the import runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: list[int]
+    home: str
+
+    def __str__(self) -> str:
+        return self.name or f"uid {self.uid}, as unit.user is empty"
+
+    def assume(self) -> None:
+        """For good. The variables are those that User= sets, systemd.exec(5)."""
+        os.setgroups(self.groups)
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+        os.environ.update(
+            HOME=self.home, USER=self.name or "nobody", LOGNAME=self.name or "nobody"
+        )
+
+
 def examine(config: Config) -> Iterator[Finding]:
     """One finding for each thing that was looked at, as soon as it is known."""
     yield Finding("ok", f"configuration {config.path or 'of the command line'}")
     yield from _notes(config)
-    surroundings = list(_surroundings(config))
-    yield from surroundings
-    if all(finding.word == "ok" for finding in surroundings):
-        yield _application(config)
+    accounts = list(_accounts(config))
+    yield from accounts
+    if all(finding.word == "note" for finding in accounts):
+        identity = _identity(config)
+        if os.geteuid() == 0 and identity.uid != 0:
+            yield from _as(identity, config)
+        else:
+            yield from _import(config, "")
     yield from _addresses(config)
 
 
@@ -57,11 +92,85 @@ def _notes(config: Config) -> Iterator[Finding]:
         )
 
 
-def _surroundings(config: Config) -> Iterator[Finding]:
+def _accounts(config: Config) -> Iterator[Finding]:
+    """Users and groups that this machine does not have."""
+    unit = config.settings.unit
+    looks: dict[str, tuple[str, Callable[[str], object]]] = {
+        "unit.user": (unit.user, _user),
+        "unit.group": (unit.group, _group),
+        "unit.socket_group": (unit.socket_group, _group),
+    }
+    for key, (name, look) in looks.items():
+        try:
+            if name:
+                look(name)
+        except KeyError:
+            kind = "user" if look is _user else "group"
+            text = f"{_at(config, key)}: this machine has no {kind} {name}"
+            if key in config.sources:
+                yield Finding("problem", text, CONFIGURATION)
+            else:  # without systemd the default group is of no use
+                yield Finding("note", text)
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+
+
+def _group(name: str) -> int:
+    return (grp.getgrgid(int(name)) if name.isdigit() else grp.getgrnam(name)).gr_gid
+
+
+def _identity(config: Config) -> Identity:
+    unit = config.settings.unit
+    if not unit.user:
+        return Identity("", NOBODY, _group(unit.group) if unit.group else NOBODY, [], "/")
+    user = _user(unit.user)
+    gid = _group(unit.group) if unit.group else user.pw_gid
+    groups = os.getgrouplist(user.pw_name, gid)
+    return Identity(user.pw_name, user.pw_uid, gid, groups, user.pw_dir)
+
+
+def _as(identity: Identity, config: Config) -> Iterator[Finding]:
+    """What `_import` finds in a child that is `identity`."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read)
+            identity.assume()
+            with os.fdopen(write, "w") as findings:
+                for finding in _import(config, f" as {identity}"):
+                    print(json.dumps(asdict(finding)), file=findings, flush=True)
+            os._exit(OK)
+        except KeyboardInterrupt:
+            os._exit(FAILED)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(FAILED)
+    os.close(write)
+    try:
+        with os.fdopen(read) as lines:
+            for line in lines:
+                yield Finding(**json.loads(line))
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"the process that looked as {identity} {ended(status)}")
+
+
+def _import(config: Config, whom: str) -> Iterator[Finding]:
+    surroundings = list(_surroundings(config, whom))
+    yield from surroundings
+    if all(finding.word == "ok" for finding in surroundings):
+        yield _application(config, whom)
+
+
+def _surroundings(config: Config, whom: str) -> Iterator[Finding]:
     """What the application needs before it can be imported."""
     app = config.settings.app
     looks: dict[str, tuple[str, Callable[[], object]]] = {
-        "app.directory": (app.directory, lambda: _directory(app.directory)),
+        "app.directory": (app.directory, lambda: _directory(app.directory, whom)),
         "app.venv": (app.venv, lambda: interpreter(app.venv)),
         "app.env_file": (app.env_file, lambda: read_env_file(Path(app.env_file))),
     }
@@ -70,6 +179,9 @@ def _surroundings(config: Config) -> Iterator[Finding]:
             continue
         try:
             look()
+        except PermissionError as error:
+            text = f"{_at(config, key)}: no permission to read {error.filename}{whom}"
+            yield Finding("problem", text, CONFIGURATION)
         except SockdError as error:
             message = str(error).removeprefix(f"{key}: ")
             yield Finding("problem", f"{_at(config, key)}: {message}", CONFIGURATION)
@@ -77,16 +189,21 @@ def _surroundings(config: Config) -> Iterator[Finding]:
             yield Finding("ok", f"{key} {value}")
 
 
-def _directory(path: str) -> None:
+def _directory(path: str, whom: str) -> None:
+    below = Path(path).absolute()
+    for parent in [*reversed(below.parents), below]:
+        # A directory that may not be searched makes those below it look missing.
+        if parent.is_dir() and not os.access(parent, os.X_OK):
+            raise ConfigError(f"no permission to enter {parent}{whom}")
     if not os.access(resolve(path), os.R_OK | os.X_OK):
-        raise SockdError(f"no permission to read {path}")
+        raise ConfigError(f"no permission to read {path}{whom}")
 
 
 def _at(config: Config, key: str) -> str:
     return f"{config.sources[key]}: {key}" if key in config.sources else key
 
 
-def _application(config: Config) -> Finding:
+def _application(config: Config, whom: str) -> Finding:
     target, begun = config.settings.app.target, time.monotonic()
     server = None
     try:
@@ -101,7 +218,7 @@ def _application(config: Config) -> Finding:
             with contextlib.suppress(ChildProcessError):  # its end was asked for already
                 os.waitpid(server.pid, 0)
             server.close()
-    text = f"application {target}, imported in {time.monotonic() - begun:.2f} s"
+    text = f"application {target}, imported in {time.monotonic() - begun:.2f} s{whom}"
     if threads:
         text += f"; it left threads, which workers do not have: {', '.join(threads)}"
     return Finding("note" if threads else "ok", text)
@@ -119,8 +236,7 @@ def _await_import(server: ForkServer) -> list[str]:
                 case LoadFailed():
                     raise SockdError(event.message, detail=event.detail)
                 case _:
-                    _, status = os.waitpid(server.pid, 0)
-                    raise SockdError(f"the process that imported it {_ended(status)}")
+                    raise SockdError(f"the process that imported it {_end(server, deadline)}")
     server.dump()
     time.sleep(DUMP_TIME)
     raise SockdError(
@@ -129,10 +245,18 @@ def _await_import(server: ForkServer) -> list[str]:
     )
 
 
-def _ended(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exited with {os.waitstatus_to_exitcode(status)}"
+def _end(server: ForkServer, deadline: float) -> str:
+    """How a fork server ended that has closed its control socket, which alone is no end."""
+    patience = min(CLOSING_TIME, max(0.0, deadline - time.monotonic()))
+    pidfd = os.pidfd_open(server.pid)
+    try:
+        if not select.select([pidfd], [], [], patience)[0]:
+            return "closed sockd's descriptors and did not end; it may close only what it opened"
+    finally:
+        os.close(pidfd)
+    server.kill()  # those that it started, while its number is still its own
+    how = ended(os.waitpid(server.pid, 0)[1])
+    return f"was {how}" if how.startswith("killed") else how
 
 
 def _addresses(config: Config) -> Iterator[Finding]:
@@ -141,17 +265,19 @@ def _addresses(config: Config) -> Iterator[Finding]:
         yield Finding("ok", f"systemd listens for it: {', '.join(units)}")
         return
     own = _listened_by_itself(config.name)
+    made: list[Listener] = []
     for address in config.settings.bind:
         if address in own:
             yield Finding("ok", f"address {address}, where {config.name} listens")
             continue
         try:
-            for listener in activation.bind_all([address], config.settings.limits.backlog):
-                listener.close()
+            made += activation.bind_all([address], config.settings.limits.backlog, made)
         except SockdError as error:
             yield Finding("problem", f"{_at(config, 'bind')}: {error}", FAILED)
         else:
             yield Finding("ok", f"address {address} is free")
+    for listener in made:
+        listener.close()
 
 
 def _listened_by_itself(name: str) -> frozenset[str]:

@@ -284,7 +284,8 @@ def _add_check(commands: Commands) -> None:
         _check,
         "look for mistakes before a start or reload",
         "Reads the configuration, looks at what it names, and imports the application\n"
-        "in a process of its own, as the service would.",
+        "in a process of its own, as the service would. Root does so as unit.user, or as an\n"
+        "unprivileged user when that is empty; anybody else as themselves.",
         ("sockd check", "the only service of this machine"),
         ("sockd check shop", "/etc/sockd/shop.toml"),
         ("sockd check --config ./shop.toml", "before it is installed"),

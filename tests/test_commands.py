@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ME = pwd.getpwuid(os.geteuid()).pw_name
 DEADLINE = 60.0  # seconds, for what takes less than one
 
 APP = """\
@@ -192,7 +194,7 @@ def test_help_has_examples(tmp_path: Path) -> None:
 def test_check_of_a_good_service(tmp_path: Path, project: Path) -> None:
     (tmp_path / "app.env").write_text("A=1\n")
     project.write_text(project.read_text().replace("[app]\n", '[app]\nenv_file = "app.env"\n'))
-    done = sockd(tmp_path, "check", "--config", str(project))
+    done = sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.sub(r"\d\.\d\d s", "TIME", done.stdout).splitlines() == [
         f"ok      configuration {project}",
@@ -206,13 +208,19 @@ def test_check_of_a_good_service(tmp_path: Path, project: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "expected", "detail"),
     [
+        ("import os\nos.kill(os.getpid(), 35)\n", "imported it was killed by signal 35", ""),
+        (
+            "import os, time\nos.closerange(3, 1024)\ntime.sleep(3600)\n",
+            "closed sockd's descriptors and did not end",
+            "",
+        ),
         ("1 / 0\n", "hello cannot be imported: ZeroDivisionError", 'hello.py", line 1, in <mod'),
         ("app = 5\n", "hello:app is an int, not a callable application", ""),
         ("apq = print\n", "module hello has no attribute app; did you mean apq?", ""),
-        ("import os\nos._exit(3)\n", "the process that imported it exited with 3", ""),
+        ("import os\nos._exit(3)\n", "the process that imported it exited with status 3", ""),
         (
             "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
-            "the process that imported it was ended by SIGKILL",
+            "the process that imported it was killed by SIGKILL",
             "",
         ),
         ("import time\ntime.sleep(3600)\n", "not done after 2 s", 'hello.py", line 2 in <mod'),
@@ -223,7 +231,7 @@ def test_check_of_a_bad_application(
 ) -> None:
     (tmp_path / "code/hello.py").write_text(code)
     project.write_text(project.read_text().replace('"20s"', '"2s"'))
-    done = sockd(tmp_path, "check", "--config", str(project))
+    done = sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME)
     assert done.returncode == 1
     (problem,) = (line for line in done.stdout.splitlines() if line.startswith("problem"))
     assert problem.startswith(f"problem {project}:4: app.target: ")
@@ -241,7 +249,7 @@ def test_check_of_bad_surroundings(tmp_path: Path, project: Path) -> None:
         '[app]\ntarget = "hello:app"\ndirectory = "missing"\nvenv = "venv"\nenv_file = "env"\n'
     )
     with taken:
-        done = sockd(tmp_path, "check", "--config", str(project))
+        done = sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME)
     assert (done.returncode, done.stderr) == (78, "")
     words = [line.split(None, 1) for line in done.stdout.splitlines()]
     assert [word for word, _ in words] == ["ok", "note", *["problem"] * 5]
@@ -265,7 +273,7 @@ def test_check_knows_what_the_service_itself_holds(
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     project.write_text(project.read_text().replace("127.0.0.1:0", address))
     serve("--config", str(project))
-    done = sockd(tmp_path, "check", "--config", str(project))
+    done = sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME)
     assert done.returncode == 0, done.stdout
     assert f"ok      address {address}, where shop listens\n" in done.stdout
 
@@ -276,12 +284,82 @@ def test_check_leaves_nothing_running(tmp_path: Path, project: Path) -> None:
         "child = subprocess.Popen(['sleep', '3600'])\n"
         f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n" + APP
     )
-    assert sockd(tmp_path, "check", "--config", str(project)).returncode == 0
+    assert sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME).returncode == 0
     deadline = time.monotonic() + DEADLINE
     for pid in (tmp_path / "pids").read_text().split():
         while Path("/proc", pid).exists() and "Z" not in state_of(pid):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+@pytest.fixture
+def public(tmp_path: Path, project: Path) -> Path:
+    """The project where another user finds it."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    (tmp_path / "code").chmod(0o755)
+    return project
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+class TestCheckByRoot:
+    @pytest.mark.parametrize(
+        ("user", "whom"), [("", "uid 65534, as unit.user is empty"), ("daemon", "daemon")]
+    )
+    def test_imports_as_the_service_would(
+        self, tmp_path: Path, public: Path, user: str, whom: str
+    ) -> None:
+        (tmp_path / "code").chmod(0o777)
+        (tmp_path / "code/hello.py").write_text("open('made', 'w')\n" + APP)
+        done = sockd(tmp_path, "check", "--config", str(public), SOCKD_UNIT_USER=user)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert re.search(rf"^ok +application hello:app, .* s as {whom}$", done.stdout, re.M)
+        uid = pwd.getpwnam(user).pw_uid if user else 65534
+        assert (tmp_path / "code/made").stat().st_uid == uid
+
+    @pytest.mark.parametrize("closed", [".", "code"])
+    def test_a_directory_that_is_roots_alone(
+        self, tmp_path: Path, public: Path, closed: str
+    ) -> None:
+        (tmp_path / closed).chmod(0o700)
+        done = sockd(tmp_path, "check", "--config", str(public))
+        assert done.returncode == 78
+        place = f"{public}:5: app.directory: no permission to enter {(tmp_path / closed)}"
+        assert f"problem {place} as uid 65534" in done.stdout
+
+    def test_an_env_file_that_is_roots_alone(self, tmp_path: Path, public: Path) -> None:
+        public.write_text(public.read_text().replace("[app]\n", '[app]\nenv_file = "env"\n'))
+        (tmp_path / "env").write_text("A=1\n")
+        (tmp_path / "env").chmod(0o600)
+        done = sockd(tmp_path, "check", "--config", str(public))
+        assert done.returncode == 78
+        assert f"app.env_file: cannot read {tmp_path}/env: Permission denied" in done.stdout
+
+
+def test_check_of_unknown_accounts(tmp_path: Path, project: Path) -> None:
+    accounts = {"SOCKD_UNIT_USER": "nosuch", "SOCKD_UNIT_SOCKET_GROUP": "nosuch2"}
+    done = sockd(tmp_path, "check", "--config", str(project), **accounts)
+    assert done.returncode == 78
+    assert "problem SOCKD_UNIT_USER: unit.user: this machine has no user nosuch\n" in done.stdout
+    assert "unit.socket_group: this machine has no group nosuch2\n" in done.stdout
+
+
+def test_check_binds_all_addresses_at_once(tmp_path: Path, project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    text = project.read_text().replace("127.0.0.1:0", f'0.0.0.0:{port}", "127.0.0.1:{port}')
+    project.write_text(text)
+    expected = (
+        f"cannot listen on 127.0.0.1:{port}: 0.0.0.0:{port}, which is also configured, has that "
+        "place already"
+    )
+    done = sockd(tmp_path, "check", "--config", str(project), SOCKD_UNIT_USER=ME)
+    assert done.returncode == 1
+    assert f"ok      address 0.0.0.0:{port} is free\n" in done.stdout
+    assert expected in done.stdout
+    done = sockd(tmp_path, "serve", "--config", str(project))
+    assert (done.returncode, expected in done.stderr) == (1, True)
 
 
 def state_of(pid: str) -> str:
