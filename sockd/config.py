@@ -153,7 +153,10 @@ class _Reader:
                 if isinstance(value, dict):
                     self._read_table(value, here, source, base)
                 else:
-                    self.errors.append(f"{source(here)}: {dotted}: expected a table, [{dotted}]")
+                    hint = "; the application is app.target" if dotted == "app" else ""
+                    self.errors.append(
+                        f"{source(here)}: {dotted}: expected a table, [{dotted}]{hint}"
+                    )
             elif known and dotted in ROWS:
                 if ROWS[dotted].kind is TABLE and isinstance(value, dict):
                     for entry, item in value.items():
@@ -164,6 +167,10 @@ class _Reader:
                 tables = [f"[{name}]" for name in SECTIONS]
                 self.errors.append(
                     f"{source(here)}: unknown table [{dotted}]{_nearest(f'[{dotted}]', tables)}"
+                )
+            elif not known and dotted in ROWS:
+                self.errors.append(
+                    f'{source(here)}: unknown key "{key}"; without the quotes it is {dotted}'
                 )
             else:
                 self.errors.append(f"{source(here)}: unknown key {dotted}{_nearest(dotted, ROWS)}")
@@ -185,6 +192,9 @@ class _Reader:
                 self._set(key, value, source, Path.cwd())
             elif table:
                 self._set(table, {key.removeprefix(table + "."): value}, source, Path.cwd())
+            elif key in SECTIONS:
+                names = ", ".join(name for name in ROWS if name.startswith(key + "."))
+                self.errors.append(f"{source}: {key} is a table; its settings are {names}")
             else:
                 self.errors.append(f"{source}: unknown key {key}{_nearest(key, ROWS)}")
 
@@ -219,7 +229,8 @@ def _read_text(path: Path) -> str:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"{path} does not exist; create it, or name another file with --config FILE"
+            f"{path} does not exist; create it, name another file with --config FILE, or give the "
+            "application, module:attribute, as for units that were made of flags"
         ) from None
     except PermissionError:
         raise PermissionDenied(f"{path}: no permission to read this file") from None
@@ -243,6 +254,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         last = text.rstrip("\n").count("\n") + 1
         where = f"{place[2]}:{place[3]}" if place[2] else f"{last}"
         raise ConfigError(f"{path}:{where}: {place[1]}") from None
+    except ValueError:  # of int()
+        raise ConfigError(f"{path}: a number has too many digits") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
 
@@ -288,9 +301,6 @@ def _contradictions(
             yield at("app.env", 'a variable\'s name is not empty and has no "="')
     if not settings.bind:
         yield at("bind", "expected at least one address")
-    for key in ("boot", "header", "body", "write"):
-        if not getattr(settings.timeouts, key):
-            yield at(f"timeouts.{key}", "expected more than 0: nothing could ever finish")
     if 0 < settings.unit.watchdog < 1:
         yield at("unit.watchdog", "expected 0 (off) or at least 1s")
     limits = settings.limits

@@ -9,6 +9,7 @@ these rows, so an option is added here and nowhere else. `key` of a row is its d
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -34,7 +35,17 @@ def _text(value: Any) -> str:
         raise ValueError("expected a string")
     if "\0" in value or "\n" in value:
         raise ValueError("expected one line of text")
+    if any("\ud800" <= char <= "\udfff" for char in value):  # bytes that the shell passed
+        raise ValueError("expected text in UTF-8")
     return value
+
+
+def _account(value: Any) -> str:
+    """A user or group, by name or number, as systemd takes it."""
+    text = _text(value)
+    if text and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.@-]{0,30}|\d{1,10}", text):
+        raise ValueError("expected the name of a user or group, or its number")
+    return text
 
 
 def _flag(value: Any) -> bool:
@@ -47,35 +58,60 @@ def _flag(value: Any) -> bool:
 
 
 _UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_UNITS_OF_SIZE = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_UNITS_OF_SIZE = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_DAY = 86400.0
+_LARGEST_HEAD = 1 << 30  # the parser counts a head in 32 bits
+_LARGEST_BODY = 1 << 50
+_LARGEST_COUNT = (1 << 31) - 1
 
 
 def _quantity(value: Any, units: dict[str, float] | dict[str, int], example: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"expected a number or text such as {example}")
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value, re.ASCII)
         if not match or (match[2] and match[2] not in units):
             raise ValueError(f"expected a number or text such as {example}")
         value = float(match[1]) * (units[match[2]] if match[2] else 1)
-    if not 0 <= value < 1e12:
+    if value != value or value < 0:
         raise ValueError("expected a number that is not negative")
-    return float(value)
+    return math.inf if value > 1e18 else float(value)  # an int may be too large for a float
 
 
 def _duration(value: Any) -> float:
-    return _quantity(value, _UNITS_OF_TIME, '"30s", "500ms" or "2min"')
+    seconds = _quantity(value, _UNITS_OF_TIME, '"30s", "500ms" or "2min"')
+    if seconds > _DAY:
+        raise ValueError("expected at most 24h")
+    return seconds
+
+
+def _timeout(value: Any) -> float:
+    seconds = _duration(value)
+    if seconds < 0.001:
+        raise ValueError("expected at least 1ms: with less nothing could ever finish")
+    return seconds
 
 
 def _size(value: Any) -> int:
-    return int(_quantity(value, _UNITS_OF_SIZE, '"64KiB" or "1GiB"'))
+    size = _quantity(value, _UNITS_OF_SIZE, '"64KiB" or "1GiB"')
+    if size > _LARGEST_BODY:
+        raise ValueError("expected at most 1024TiB")
+    return int(size)
+
+
+def _head_size(value: Any) -> int:
+    size = _size(value)
+    if size > _LARGEST_HEAD:
+        raise ValueError("expected at most 1GiB")
+    return size
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    # More digits than that would be too many for int().
+    if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value, re.ASCII):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-        raise ValueError("expected a whole number that is not negative")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"expected a whole number from 0 to {_LARGEST_COUNT}")
     return value
 
 
@@ -171,8 +207,11 @@ def _one_of(*words: str) -> Kind:
 
 TEXT = Kind("string", _text)
 FLAG = Kind("true | false", _flag)
+ACCOUNT = Kind("string", _account)
 DURATION = Kind("duration", _duration)
+TIMEOUT = Kind("duration", _timeout)
 SIZE = Kind("size", _size)
+HEAD_SIZE = Kind("size", _head_size)
 COUNT = Kind("number", _count)
 THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
@@ -211,21 +250,21 @@ class Server:
 
 @dataclass(frozen=True)
 class Timeouts:
-    boot: float = option(DURATION, "60s", "a generation must be ready within this time")
-    header: float = option(DURATION, "10s", "whole request head, from its first byte")
-    body: float = option(DURATION, "60s", "each 64 KiB of a request body")
-    write: float = option(DURATION, "60s", "each 64 KiB of a response taken by the client")
-    keepalive: float = option(DURATION, "75s", "an idle connection; keep it above nginx's 60 s")
-    drain: float = option(DURATION, "30s", "requests in hand when a worker is told to end")
+    boot: float = option(TIMEOUT, "60s", "a generation must be ready within this time")
+    header: float = option(TIMEOUT, "10s", "whole request head, from its first byte")
+    body: float = option(TIMEOUT, "60s", "each 64 KiB of a request body")
+    write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
+    keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
+    drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
 
 
 @dataclass(frozen=True)
 class Limits:
     body: int = option(SIZE, "1GiB", "request body; larger ones are refused with 413")
-    request_line: int = option(SIZE, "8KiB", "request line; longer ones are refused with 414")
-    header_field: int = option(SIZE, "8KiB", "one header field line (431)")
+    request_line: int = option(HEAD_SIZE, "8KiB", "request line; longer ones are refused with 414")
+    header_field: int = option(HEAD_SIZE, "8KiB", "one header field line (431)")
     headers: int = option(COUNT, 100, "header fields in a request (431)")
-    head: int = option(SIZE, "64KiB", "whole request head (431)")
+    head: int = option(HEAD_SIZE, "64KiB", "whole request head (431)")
     connections: int = option(COUNT, 4096, "open connections of one worker")
     backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
 
@@ -240,9 +279,11 @@ class Log:
 @dataclass(frozen=True)
 class Unit:
     description: str = option(TEXT, "", "Description= of the service", "units")
-    user: str = option(TEXT, "", "system user; empty means DynamicUser", "units")
-    group: str = option(TEXT, "", "system group; empty means that of the user", "units")
-    socket_group: str = option(TEXT, "www-data", "group that may connect to Unix sockets", "units")
+    user: str = option(ACCOUNT, "", "system user; empty means DynamicUser", "units")
+    group: str = option(ACCOUNT, "", "system group; empty means that of the user", "units")
+    socket_group: str = option(
+        ACCOUNT, "www-data", "group that may connect to Unix sockets", "units"
+    )
     watchdog: float = option(DURATION, "30s", "WatchdogSec=; 0 turns the watchdog off", "units")
     restart_delay: float = option(DURATION, "100ms", "RestartSec=", "units")
 
@@ -261,7 +302,8 @@ class Settings:
     bind: tuple[str, ...] = option(
         ADDRESSES,
         ["127.0.0.1:8000"],
-        "`HOST:PORT`, `[V6]:PORT`, `:PORT` or `/path.sock`; under systemd only the units read it",
+        "`HOST:PORT`, `[V6]:PORT`, `:PORT` or `/path.sock`; under systemd only the units read it, "
+        "whose default is `/run/sockd-NAME.sock`",
         "units",
     )
     workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")

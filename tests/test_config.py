@@ -114,7 +114,29 @@ def test_name_is_looked_up_in_the_directory(
         ("timeout.body = 5\n", "FILE:2: unknown table [timeout]; did you mean [timeouts]?"),
         ("[[app.envs]]\n", "FILE:2: unknown key app.envs; did you mean app.env?"),
         ("xyzzy = 1\n", "FILE:2: unknown key xyzzy"),
-        ('"timeouts.drain" = 5\n', "FILE:2: unknown key timeouts.drain"),
+        (
+            '"timeouts.drain" = 5\n',
+            'FILE:2: unknown key "timeouts.drain"; without the quotes it is timeouts.drain',
+        ),
+        (f"timeouts.drain = 1{'0' * 5000}\n", "FILE: a number has too many digits"),
+        ("timeouts.drain = '25h'\n", "FILE:2: timeouts.drain: expected at most 24h"),
+        ("timeouts.drain = inf\n", "FILE:2: timeouts.drain: expected at most 24h"),
+        ("timeouts.drain = nan\n", "FILE:2: timeouts.drain: expected a number that is not neg"),
+        (f"timeouts.drain = 1{'0' * 400}\n", "FILE:2: timeouts.drain: expected at most 24h"),
+        ("unit.watchdog = '2d'\n", "FILE:2: unit.watchdog: expected at most 24h"),
+        ("timeouts.keepalive = 0\n", "FILE:2: timeouts.keepalive: expected at least 1ms"),
+        ("timeouts.header = 0.0001\n", "FILE:2: timeouts.header: expected at least 1ms"),
+        ("timeouts.drain = '٣s'\n", "FILE:2: timeouts.drain: expected a number or text"),
+        ("limits.body = '1025TiB'\n", "FILE:2: limits.body: expected at most 1024TiB"),
+        ("limits.body = inf\n", "FILE:2: limits.body: expected at most 1024TiB"),
+        ("limits.head = '2GiB'\n", "FILE:2: limits.head: expected at most 1GiB"),
+        ("limits.header_field = '2GiB'\n", "FILE:2: limits.header_field: expected at most 1GiB"),
+        ("limits.request_line = 4294967396\n", "FILE:2: limits.request_line: expected at most 1"),
+        ("limits.headers = 1e3\n", "FILE:2: limits.headers: expected a whole number from 0 to 2"),
+        ("limits.headers = 2147483648\n", "FILE:2: limits.headers: expected a whole number fr"),
+        (f"limits.headers = '{'9' * 5000}'\n", "FILE:2: limits.headers: expected a whole number"),
+        ("unit.user = 'no such'\n", "FILE:2: unit.user: expected the name of a user or group"),
+        ("unit.socket_group = 'a:b'\n", "FILE:2: unit.socket_group: expected the name of a user"),
         ("limits = 5\n", "FILE:2: limits: expected a table, [limits]"),
         ("[[unit]]\nuser = 'x'\n", "FILE:2: unit: expected a table, [unit]"),
         ("workers = 'many'\n", 'FILE:2: workers: expected "auto" or a whole number'),
@@ -130,7 +152,7 @@ def test_name_is_looked_up_in_the_directory(
         (f"bind = ['/{'x' * 107}']\n", "FILE:2: bind: /xxx"),
         ("app.target2 = 'x'\n", "FILE:2: unknown key app.target2; did you mean app.target?"),
         ("app.env = 5\n", "FILE:2: app.env: expected a table of strings"),
-        ("timeouts.boot = 0\n", "FILE:2: timeouts.boot: expected more than 0"),
+        ("timeouts.boot = 0\n", "FILE:2: timeouts.boot: expected at least 1ms"),
         ("limits.head = 100\n", "limits.request_line: is larger than limits.head"),
         ("limits.connections = 0\n", "FILE:2: limits.connections: expected more than 0"),
         ("unit.watchdog = '500ms'\n", "FILE:2: unit.watchdog: expected 0 (off) or at least 1s"),
@@ -172,6 +194,11 @@ def test_no_application(tmp_path: Path) -> None:
     assert mistakes(None)[0].startswith("no application: give it as module:attribute")
 
 
+def test_the_application_in_place_of_its_table(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path / "shop.toml", 'app = "a:b"\n'))
+    assert found == ["FILE:1: app: expected a table, [app]; the application is app.target"]
+
+
 def test_secrets_stay_out_of_messages(tmp_path: Path) -> None:
     secret = "hunter2"
     found = mistakes(
@@ -205,7 +232,8 @@ def test_values_that_are_fine(tmp_path: Path) -> None:
     text = GOOD + (
         "bind = [':8000', '127.0.0.1:0', '[::1]:80', 'app.example.org:80', '/run/a.sock']\n"
         "app.env = { N = 1, F = 1.5 }\nnginx.static = { '/static/' = '/srv/static/' }\n"
-        "timeouts.keepalive = 0\nunit.watchdog = 0\nworkers = 'auto'\n"
+        "timeouts.keepalive = '24h'\nunit.watchdog = 0\nworkers = 'auto'\n"
+        "limits.body = '1024TiB'\nlimits.head = '1GiB'\nunit.user = '1000'\n"
     )
     s = load(path=write(tmp_path / "x.toml", text), environ={}).settings
     assert len(s.bind) == 5
