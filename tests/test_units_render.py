@@ -207,9 +207,11 @@ def test_without_a_file_flags_are_the_configuration() -> None:
     flags = {"app.target": "a:b()", "bind": ["/run/x.sock"], "workers": "3"}
     files = units(load(overrides=flags, environ={}))
     unit = dict(directives(files["app.service"]))
-    assert unit["ExecStart"] == "/usr/bin/true serve a:b()"
+    assert unit["ExecStart"] == "/usr/bin/true serve app a:b()"
     assert unit["Environment"] == "SOCKD_WORKERS=3"
     assert dict(directives(files["app.socket"]))["ListenStream"] == "/run/x.sock"
+    unit = dict(directives(units(load("shop", overrides=flags, environ={}))["shop.service"]))
+    assert unit["ExecStart"] == "/usr/bin/true serve shop a:b()"
 
 
 def test_a_name_that_is_not_the_files_is_kept(tmp_path: Path) -> None:

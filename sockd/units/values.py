@@ -125,7 +125,7 @@ def _dynamic_user(name: str) -> str:
 def _serve(names: Names, config: Config) -> list[str]:
     """Arguments of `sockd serve` that lead to the same configuration."""
     if names.config is None:
-        return [config.settings.app.target]
+        return [names.name, config.settings.app.target]
     if config.path and config.path.stem != names.name:
         return [names.name, "--config", names.config]
     return ["--config", names.config]
