@@ -224,25 +224,30 @@ def _examples(*examples: tuple[str, str]) -> str:
     return "examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples)
 
 
-def _add_configuration(command: argparse.ArgumentParser) -> None:
+def _add_configuration(command: argparse.ArgumentParser, bind: str) -> None:
     command.add_argument(
         "what",
         metavar="NAME | APP",
         nargs="*",
+        type=_not_empty,
         help="the service's NAME, and its application as module:attribute or module:factory()",
     )
     command.add_argument(
-        "--config", metavar="FILE", type=Path, help="instead of /etc/sockd/NAME.toml"
+        "--config", metavar="FILE", type=_path, help="instead of /etc/sockd/NAME.toml"
     )
     command.add_argument(
         "--bind",
         metavar="ADDRESS",
         action="append",
-        help="HOST:PORT, [V6]:PORT, :PORT or /path.sock (repeatable; default 127.0.0.1:8000)",
+        type=_not_empty,
+        help=f"HOST:PORT, [V6]:PORT, :PORT or /path.sock (repeatable; default {bind})",
     )
-    command.add_argument("--workers", metavar="N", help="worker processes, or auto")
-    command.add_argument("--dir", metavar="DIR", help="the application's working directory")
-    command.add_argument("--venv", metavar="DIR", help="virtual environment that it runs in")
+    for flag, metavar, text in (
+        ("--workers", "N", "worker processes, or auto"),
+        ("--dir", "DIR", "the application's working directory"),
+        ("--venv", "DIR", "virtual environment that it runs in"),
+    ):
+        command.add_argument(flag, metavar=metavar, type=_not_empty, help=text)
     command.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -251,6 +256,16 @@ def _add_configuration(command: argparse.ArgumentParser) -> None:
         default=[],
         help="any setting, as timeouts.drain=5s (repeatable)",
     )
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a value, not an empty one")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_not_empty(text))
 
 
 def _key_and_value(text: str) -> tuple[str, str]:
@@ -271,9 +286,9 @@ def _add_serve(commands: Commands) -> None:
         ("sockd serve hello:app --bind :8080 --workers 2", "no configuration needed"),
         ("sockd serve 'shop.web:create_app()' --dir /srv/shop --venv /srv/shop/venv", "a factory"),
     )
-    _add_configuration(serve)
+    _add_configuration(serve, "127.0.0.1:8000")
     serve.add_argument(
-        "--runtime-dir", metavar="DIR", type=Path, help="where control.sock is made"
+        "--runtime-dir", metavar="DIR", type=_path, help="where control.sock is made"
     )
 
 
@@ -290,7 +305,7 @@ def _add_check(commands: Commands) -> None:
         ("sockd check shop", "/etc/sockd/shop.toml"),
         ("sockd check --config ./shop.toml", "before it is installed"),
     )
-    _add_configuration(check)
+    _add_configuration(check, "127.0.0.1:8000")
 
 
 def _add_generate_units(commands: Commands) -> None:
@@ -304,9 +319,9 @@ def _add_generate_units(commands: Commands) -> None:
         ("sockd generate-units shop --output build/", "write them to a directory"),
         ("sockd generate-units shop --install", "place them, reload systemd and nginx"),
     )
-    _add_configuration(generate)
+    _add_configuration(generate, "/run/sockd-NAME.sock")
     where = generate.add_mutually_exclusive_group()
-    where.add_argument("--output", metavar="DIR", type=Path, help="write them to DIR")
+    where.add_argument("--output", metavar="DIR", type=_path, help="write them to DIR")
     where.add_argument("--install", action="store_true", help="place them and tell what was done")
     generate.add_argument(
         "--force", action="store_true", help="overwrite files that sockd did not generate"
@@ -343,5 +358,5 @@ def _add_running(commands: Commands) -> None:
     show.add_argument("--json", action="store_true", help="the whole document, as JSON")
     for command in (reload, stop, show):
         command.add_argument(
-            "name", metavar="NAME", nargs="?", help="the only running one if none"
+            "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )

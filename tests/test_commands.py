@@ -163,6 +163,17 @@ def test_serve_without_configuration(tmp_path: Path, project: Path, serve: Serve
     [
         (["serve", "--config", "/nowhere/shop.toml"], 78, "/nowhere/shop.toml does not exist; "),
         (["serve", "hello"], 78, "/etc/sockd/hello.toml does not exist; create it"),
+        (["check", "hello"], 78, "give the application, module:attribute, as for units that"),
+        (["serve", "a:b", "--dir", ""], 2, "argument --dir: expected a value, not an empty one"),
+        (["serve", "a:b", "--venv="], 2, "argument --venv: expected a value"),
+        (["serve", "a:b", "--workers="], 2, "argument --workers: expected a value"),
+        (["serve", "a:b", "--bind="], 2, "argument --bind: expected a value"),
+        (["serve", "--config="], 2, "argument --config: expected a value"),
+        (["serve", ""], 2, "argument NAME | APP: expected a value"),
+        (["status", ""], 2, "argument NAME: expected a value"),
+        (["serve", "a:b", "--bind", "/\udcff.sock"], 78, "--bind: bind: expected text in UTF-8"),
+        (["serve", "a:b", "--set", "app=5"], 78, "--set: app is a table; its settings are app.ta"),
+        (["generate-units", "x", "a:b", "--set", "unit.user=no such"], 78, "--set: unit.user: ex"),
         (["serve", "a:b", "c:d"], 2, "expected one NAME and one APP"),
         (["serve", "a:b", "--set", "x"], 2, "argument --set: expected KEY=VALUE"),
         (["serve", "a:b", "--set", "x=1"], 78, "--set: unknown key x"),
@@ -189,6 +200,8 @@ def test_help_has_examples(tmp_path: Path) -> None:
         done = sockd(tmp_path, command, "--help")
         assert done.returncode == 0
         assert re.search(rf"examples:\n  sockd {command}", done.stdout)
+        bind = {"generate-units": "/run/sockd-NAME.sock"}.get(command, "127.0.0.1:8000")
+        assert "--bind" not in done.stdout or f"default {bind})" in " ".join(done.stdout.split())
 
 
 def test_check_of_a_good_service(tmp_path: Path, project: Path) -> None:
