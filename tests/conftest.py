@@ -16,6 +16,13 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def open_to_all(directory: Path) -> None:
+    """Let another user reach it: pytest's temporary directories are for their owner only."""
+    for path in (directory, *directory.parents):
+        if path != Path("/") and path.stat().st_uid == os.getuid():
+            path.chmod(path.stat().st_mode | 0o011)
+
+
 def pytest_report_header() -> list[str]:
     system = f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}"
     return [system, f"FUZZ_SEED={SEED}"]

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import open_to_all
+
 ROOT = Path(__file__).parents[1]
 ME = pwd.getpwuid(os.geteuid()).pw_name
 DEADLINE = 60.0  # seconds, for what takes less than one
@@ -308,9 +310,7 @@ def test_check_leaves_nothing_running(tmp_path: Path, project: Path) -> None:
 @pytest.fixture
 def public(tmp_path: Path, project: Path) -> Path:
     """The project where another user finds it."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
+    open_to_all(tmp_path)
     (tmp_path / "code").chmod(0o755)
     return project
 
@@ -356,6 +356,27 @@ def test_check_of_unknown_accounts(tmp_path: Path, project: Path) -> None:
     assert done.returncode == 78
     assert "problem SOCKD_UNIT_USER: unit.user: this machine has no user nosuch\n" in done.stdout
     assert "unit.socket_group: this machine has no group nosuch2\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path.write_bytes(b"A=1\nB=x\0y\n"), "env:2: a variable cannot hold a NUL"),
+        (os.mkfifo, "env is no regular file"),
+        (lambda path: path.mkdir(), "env is no regular file"),
+        (lambda path: path.write_bytes(b"A=\xff\n"), "env: not UTF-8"),
+    ],
+    ids=["nul", "fifo", "directory", "bytes"],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_an_env_file_that_is_none(
+    tmp_path: Path, project: Path, command: str, make: Callable[[Path], object], expected: str
+) -> None:
+    make(tmp_path / "env")
+    project.write_text(project.read_text().replace("[app]\n", '[app]\nenv_file = "env"\n'))
+    done = sockd(tmp_path, command, "--config", str(project), SOCKD_UNIT_USER=ME)
+    assert done.returncode == 78
+    assert expected in done.stdout + done.stderr
 
 
 def test_check_binds_all_addresses_at_once(tmp_path: Path, project: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,12 +57,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """`NAME=value` lines; `#` begins a comment line, one pair of quotes around a value is taken
     off. ConfigError."""
     made = {}
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"app.env_file: cannot read {path}: {reason}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_read_regular(path).splitlines(), 1):
         line = line.strip()
         if not line or line[0] in "#;":
             continue
@@ -69,10 +65,29 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not match:
             raise ConfigError(f"{path}:{number}: expected NAME=value")
         value = match[2].strip()
+        if "\0" in value:
+            raise ConfigError(f"{path}:{number}: a variable cannot hold a NUL byte")
         if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
         made[match[1]] = value
     return made
+
+
+def _read_regular(path: Path) -> str:
+    """Anything else could keep whoever reads it waiting for ever: a FIFO, a terminal."""
+    try:
+        # Without waiting for a FIFO's writer, open(2).
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError(f"app.env_file: {path} is no regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read().decode()
+        finally:
+            os.close(descriptor)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"app.env_file: cannot read {path}: {reason}") from error
 
 
 def interpreter(venv: str) -> str:
