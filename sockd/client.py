@@ -29,6 +29,7 @@ from sockd.errors import (
 
 SOCKET = "control.sock"
 _SYSTEM = Path("/run/sockd")  # each service's RuntimeDirectory=sockd/NAME lies here
+SO_ACCEPTCON = 0x10000  # of Flags in /proc/net/unix: it listens
 _ANSWER = 10.0  # seconds: for what the master has at hand, and for the rest of an answer begun
 
 
@@ -84,11 +85,28 @@ def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
-        except (BlockingIOError, PermissionError):  # its queue is full; not for this user
+        except BlockingIOError:  # its queue is full
             return True
+        except PermissionError:
+            return _listens(path)
         except OSError:
             return False
         return True
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody listens at `path`, where this user may not connect: unix(7) lists the
+    sockets of all. If that cannot be read either, whoever asks there is told of the permission."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return True
+    names = {str(path), os.path.realpath(path)}  # the directory of a dynamic user is a link
+    for line in lines[1:]:
+        _, _, _, flags, _, _, _, *name = line.split(None, 7)
+        if name and name[0] in names and int(flags, 16) & SO_ACCEPTCON:
+            return True
+    return False
 
 
 class Master:
@@ -232,7 +250,9 @@ def reload(path: Path, *, watch_pid: int | None = None) -> int:
     document = _expected(*request(path, "POST", "/reload", watch_pid=watch_pid))
     if not document.get("ok"):
         error, detail = str(document.get("error", "")), str(document.get("detail") or "")
-        raise AppError(f"reload failed, the old code serves on: {error}", detail=detail)
+        # A service that ends or that never served has no generation to go on with.
+        on = "" if document.get("generation") is None else ", the old code serves on"
+        raise AppError(f"reload failed{on}: {error}", detail=detail)
     return int(document["generation"])
 
 

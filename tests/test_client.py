@@ -16,6 +16,8 @@ import pytest
 
 from sockd import client
 from sockd.errors import AppError, NotRunning, SockdError, UsageError
+from tests.conftest import open_to_all
+from tests.process.conftest import as_nobody
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,10 +156,36 @@ def test_reload_returns_the_generation(peer: Peer) -> None:
 
 
 def test_reload_that_failed_has_reason_and_traceback(peer: Peer) -> None:
-    path, _ = peer(http({"ok": False, "error": "no module", "detail": "Traceback\n  File"}))
+    path, _ = peer(
+        http({"ok": False, "generation": 3, "error": "no module", "detail": "Traceback\n  File"})
+    )
     with pytest.raises(AppError, match="the old code serves on: no module") as caught:
         client.reload(path)
     assert caught.value.detail == "Traceback\n  File"
+
+
+def test_reload_of_a_service_that_stops(peer: Peer) -> None:
+    path, _ = peer(http({"ok": False, "generation": None, "error": "the service is stopping"}))
+    with pytest.raises(AppError) as failed:
+        client.reload(path)
+    assert str(failed.value) == "reload failed: the service is stopping"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_what_another_user_sees(tmp_path: Path, peer: Peer) -> None:
+    open_to_all(tmp_path)
+    path, pid = peer("")
+    path.chmod(0o600)
+    env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+
+    def located() -> str:
+        return str(client.locate(None, env))
+
+    assert as_nobody(located) == str(path)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert path.exists()
+    assert "no service of sockd is running" in as_nobody(located)
 
 
 @pytest.mark.parametrize("death", ["die", "die while another holds the connection"])
@@ -234,7 +262,8 @@ def test_reload_command(tmp_path: Path, peer: Peer) -> None:
 
 
 def test_reload_command_that_fails(tmp_path: Path, peer: Peer) -> None:
-    peer(http({"ok": False, "error": "no module named shop", "detail": "Traceback\n  x\n"}))
+    failed = {"ok": False, "generation": 3, "error": "no module named shop"}
+    peer(http(failed | {"detail": "Traceback\n  x\n"}))
     done = sockd(tmp_path, "reload", "shop")
     assert done.returncode == 1
     assert done.stderr == (
