@@ -82,6 +82,7 @@ class Fleet:
         self.longest_hold = longest_hold
         self.generations: dict[int, Generation] = {}
         self.live: Generation | None = None
+        self.served: int | None = None  # the number of the last one that was live
         self.candidate: Generation | None = None
         self.handover: Handover | None = None
         self.stopping = False
@@ -280,6 +281,7 @@ class Fleet:
         generation.deadline = None
         generation.live_at = now
         old, self.live, self.candidate = self.live, generation, None
+        self.served = generation.number
         for worker in generation.in_state(W.READY):
             self._do(Serve(worker.id))
         took = f"generation {generation.number}: ready after {now - generation.born:.2f} s"

@@ -36,7 +36,7 @@ def status(
         "state": fleet.state,
         "uptime_usec": int((time.monotonic() - started) * 1e6),
         "config": str(config) if config else None,
-        "generation": fleet.live.number if fleet.live else None,
+        "generation": fleet.served,
         "listeners": [{"name": one.name, "address": one.address} for one in listeners],
         "reloads": {
             "ok": fleet.reloads_ok,

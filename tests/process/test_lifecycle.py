@@ -199,6 +199,19 @@ class TestStop:
         assert isinstance(outcome[0], Exception)
         assert "still busy after the drain time of 1 s" in service.log()
 
+    def test_meanwhile_it_says_what_it_is(self, service: Service):
+        service.start().ready()
+        thread, outcome = busy(service, "/sleep/60")
+        service.send(signal.SIGTERM)
+        eventually(lambda: service.status()["state"] == "stopping")
+        assert service.status()["generation"] == 1
+        code, answer = service.ask("POST", "/reload")
+        assert (code, answer["ok"], answer["generation"]) == (200, False, None)
+        assert answer["error"] == "the service is stopping"
+        assert service.stop(signal.SIGINT) == 0
+        thread.join()
+        assert isinstance(outcome[0], Exception)
+
     def test_by_the_control_socket(self, service: Service):
         service.start().ready()
         assert service.ask("POST", "/stop", {"quick": False}) == (202, {"ok": True})
