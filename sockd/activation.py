@@ -229,6 +229,8 @@ def _refused(text: str, error: OSError) -> SockdError:
         )
     if error.errno == errno.EROFS:
         return PermissionDenied(f"cannot listen on {text}: {path.parent} is read-only")
+    if error.errno == errno.ENOENT and path.parent.is_dir():
+        return BindError(f"cannot listen on {text}: {path.parent} cannot hold sockets")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return BindError(f"cannot listen on {text}: directory {path.parent} does not exist")
     return BindError(f"cannot listen on {text}: {error.strerror or error}")

@@ -167,6 +167,7 @@ class TestBind:
         [
             ("8000", "is no address"),
             ("host:http", "is no address"),
+            ("/proc/x.sock", "/proc cannot hold sockets"),
             ("127.0.0.1:70000", "is no address"),
             ("::1:8000", r"write an IPv6 address as \[::1\]:8000"),
             ("192.0.2.1:8000", "this machine does not have that address"),
