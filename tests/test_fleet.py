@@ -352,6 +352,18 @@ class TestWorkers:
         assert kinds(world.tell(Draining(WorkerId(1, 1)))) == [Spawn]
         assert world.states()["1.1"] == "draining"
 
+    def test_those_told_to_end_as_soon_as_they_serve_are_replaced_ever_more_slowly(self):
+        world = World().boot()
+        pauses = []
+        for serial in (1, 3, 4):
+            spawned = world.tell(Draining(WorkerId(1, serial)))
+            begun = world.now
+            while Spawn not in kinds(spawned):
+                spawned = world.wait(0.25)
+            pauses.append(world.now - begun)
+            world.come_up(1, serial=3 + len(pauses) - 1)
+        assert pauses == [0.0, 1.0, 2.0]
+
     def test_more_and_fewer(self):
         world = World().boot()
         assert kinds(world.tell(More())) == [Spawn]

@@ -400,6 +400,9 @@ class Fleet:
             worker.change("drained")
             worker.deadline = now + drain + GRACE
             worker.cause = LATE.format(drain)
+            if worker.ready_at is None or now - worker.ready_at < LIVED:
+                # An application may do this to its own workers, again and again.
+                self.generations[worker.id.generation].hold.failed(worker.born, now)
 
     def _words(self, event: Words, now: float) -> None:
         worker = self._find(event.worker)

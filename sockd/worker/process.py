@@ -66,6 +66,7 @@ class Worker:
             self.loop.watch(self.wake_read, self._awake)
             try:
                 self.loop.run()
+                self._awake()  # a loop without clients ends before it comes to that
             except Exception as error:
                 self._last_words(error)
                 return INTERNAL

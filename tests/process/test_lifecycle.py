@@ -253,6 +253,8 @@ class TestDeath:
         os.kill(service.workers()["1.1"], signal.SIGTERM)
         eventually(lambda: set(service.workers()) == {"1.2", "1.3"})
         assert service.stop() == 0
+        assert "worker 1.1: ended, exited with status 0" in service.log()
+        assert "worker 1.1: died" not in service.log()
 
     def test_a_killed_fork_server_leads_to_another_generation(self, service: Service):
         service.start().ready()
