@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -315,17 +316,46 @@ def public(tmp_path: Path, project: Path) -> Path:
     return project
 
 
+@pytest.fixture
+def reachable(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """sockd() of this checkout at a place where another user can execute it: homes are closed to
+    others. The tests have their mounts to themselves (conftest)."""
+    place = Path(tempfile.mkdtemp(dir="/run/sockd"))
+    place.chmod(0o755)
+    subprocess.run(["mount", "--bind", str(ROOT), str(place)], check=True)
+    python = sys.executable.replace(str(ROOT), str(place))
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, "-m", "sockd", *words],
+            env=environment(tmp_path, **more) | {"PYTHONPATH": str(place)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+
+    yield run
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    place.rmdir()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 class TestCheckByRoot:
     @pytest.mark.parametrize(
         ("user", "whom"), [("", "uid 65534, as unit.user is empty"), ("daemon", "daemon")]
     )
     def test_imports_as_the_service_would(
-        self, tmp_path: Path, public: Path, user: str, whom: str
+        self,
+        tmp_path: Path,
+        public: Path,
+        reachable: Callable[..., subprocess.CompletedProcess[str]],
+        user: str,
+        whom: str,
     ) -> None:
         (tmp_path / "code").chmod(0o777)
         (tmp_path / "code/hello.py").write_text("open('made', 'w')\n" + APP)
-        done = sockd(tmp_path, "check", "--config", str(public), SOCKD_UNIT_USER=user)
+        done = reachable("check", "--config", str(public), SOCKD_UNIT_USER=user)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert re.search(rf"^ok +application hello:app, .* s as {whom}$", done.stdout, re.M)
         uid = pwd.getpwnam(user).pw_uid if user else 65534
