@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal, linux
+from sockd import activation, journal, linux, stdio
 from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
@@ -86,6 +86,7 @@ def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> 
     SockdError: it could not start; AppError: the application could not, with its traceback as
     the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
+    stdio.fill()
     master = Master(load, longest_hold)
     try:
         return master.run()

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sockd import journal, linux, loader
+from sockd import journal, linux, loader, stdio
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.worker import messages, process
@@ -33,6 +33,7 @@ KEPT_FOR_THE_MASTER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def main(fd: int) -> None:
     """Serve the master at the other end of `fd` until it is gone. Workers return from here with
     SystemExit, so that the interpreter ends properly in them."""
+    stdio.fill()
     control = socket.socket(fileno=_move(fd))
     control.setblocking(True)
     message, descriptors = messages.receive(control)
@@ -100,6 +101,7 @@ class ForkServer:
                 "",
                 identities[0],
             )
+        stdio.fill()  # the import may have closed them; so may a hook at the fork
         for number in (*KEPT_FOR_THE_MASTER, signal.SIGCHLD):
             self.app_handlers[number] = signal.getsignal(number)
             default = number == signal.SIGCHLD
@@ -166,6 +168,7 @@ class ForkServer:
         os._exit(0)
 
     def _become_worker(self, serial: int, slot: int, lifeline: socket.socket) -> None:
+        stdio.fill()
         self.control.close()
         faulthandler.unregister(DUMP_SIGNAL)
         os.close(self.dump)

@@ -484,6 +484,32 @@ class TestHostileApplications:
         assert "closed descriptors that are sockd's" in service.log()
 
 
+class TestClosedStdio:
+    def stdio(self, pid: int) -> list[str]:
+        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+
+    def test_at_the_start_of_the_master(self, service: Service):
+        service.start(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]).ready()
+        for pid in [service.pid, service.fork_server(), *service.workers().values()]:
+            assert self.stdio(pid) == ["/dev/null"] * 3
+        assert service.get()[0] == 200
+        assert service.stop() == 0
+
+    def test_by_the_application(self, service: Service):
+        service.write(
+            "import os\n"
+            "for fd in range(3):\n"
+            "    os.close(fd)\n"
+            "os.register_at_fork(after_in_child=lambda: os.close(1))\n" + APP
+        )
+        service.start().ready()
+        assert self.stdio(service.fork_server()) == ["/dev/null"] * 3
+        for pid in service.workers().values():
+            assert self.stdio(pid) == ["/dev/null"] * 3
+        assert service.get()[0] == 200
+        assert service.stop() == 0
+
+
 def test_fork_server_and_workers_killed_at_random(service: Service):
     service.longest_hold = 0.1
     service.start().ready()
