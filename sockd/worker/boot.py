@@ -48,7 +48,11 @@ def import_sockd(package: Path) -> str:
 
 def refuse(message: str) -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
-    sock.send(json.dumps({"failed": {"message": message, "detail": ""}}).encode())
+    failed = {"failed": {"message": message, "detail": ""}}
+    try:
+        sock.send(json.dumps(failed).encode())
+    except OSError:
+        pass  # the master is gone
     sys.exit(1)
 
 

@@ -484,6 +484,51 @@ class TestHostileApplications:
         assert "closed descriptors that are sockd's" in service.log()
 
 
+class TestMasterKilledDuringTheImport:
+    """Nobody is left that holds the listening socket."""
+
+    def orphan(self, service: Service) -> int:
+        service.start()
+        pid = eventually(lambda: service.fork_server())
+        eventually(lambda: (service.app / "importing").exists())
+        service.stop(signal.SIGKILL)
+        return int(pid)
+
+    def ends(self, pid: int) -> None:
+        try:
+            eventually(lambda: not alive(pid))
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+
+    @pytest.mark.parametrize(
+        "hang",
+        [
+            "import threading; threading.Event().wait()",
+            # With the interpreter's lock held: PyDLL does not let it go.
+            "import ctypes; ctypes.PyDLL(None).sleep(1000)",
+        ],
+    )
+    def test_an_import_that_hangs(self, service: Service, hang: str):
+        service.write(f"open('importing', 'w').close()\n{hang}\n")
+        pid = self.orphan(service)
+        self.ends(pid)
+
+    @pytest.mark.parametrize("end", ["", "1/0"])
+    def test_an_import_that_takes_the_signal_away(self, service: Service, end: str):
+        """prctl(2): some changes of credentials do."""
+        service.write(
+            "import ctypes, time\n"
+            "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+            "open('importing', 'w').close()\n"
+            f"time.sleep(1)\n{end}\n" + APP
+        )
+        pid = self.orphan(service)
+        self.ends(pid)
+        assert "Traceback" not in service.log()
+        assert "BrokenPipeError" not in service.log()
+
+
 class TestClosedStdio:
     def stdio(self, pid: int) -> list[str]:
         return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
