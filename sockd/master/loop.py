@@ -67,6 +67,7 @@ from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
+LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 days
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
@@ -184,7 +185,7 @@ class Master:
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
-        wait = None if first is None else max(0.0, first - time.monotonic())
+        wait = None if first is None else min(max(0.0, first - time.monotonic()), LONGEST_TURN)
         for key, _ in self.selector.select(wait):
             key.data()
         deadline = self.fleet.deadline()

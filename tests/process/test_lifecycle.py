@@ -529,6 +529,17 @@ class TestMasterKilledDuringTheImport:
         assert "BrokenPipeError" not in service.log()
 
 
+def test_times_beyond_what_the_kernel_can_wait_for(service: Service):
+    service.settings |= {"timeouts.boot": "60d", "timeouts.drain": "60d"}
+    service.write("import time; time.sleep(0.5)\n" + APP)
+    service.start().ready()
+    thread, outcome = busy(service, "/sleep/1")
+    assert service.stop() == 0
+    thread.join()
+    assert isinstance(outcome[0], tuple)
+    assert outcome[0][0] == 200
+
+
 class TestClosedStdio:
     def stdio(self, pid: int) -> list[str]:
         return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
