@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import APP, Load, Manager, Service, alive, children, descriptors, eventually
+from sockd.worker import process
+
+from .conftest import (
+    APP,
+    PATIENCE,
+    Load,
+    Manager,
+    Service,
+    alive,
+    children,
+    descriptors,
+    eventually,
+)
 
 
 def busy(service: Service, path: str) -> tuple[threading.Thread, list[object]]:
@@ -659,3 +672,22 @@ def test_a_failed_start_is_one_entry_of_the_journal(service: Service, tmp_path: 
     # There is no journald here, so the entry ends on stderr, with its priority on each line.
     assert "<3>ZeroDivisionError: division by zero" in service.log()
     assert service.log().count("ZeroDivisionError: division by zero") == 2  # message, traceback
+
+
+class TestPriorities:
+    def test_of_what_clients_and_the_application_do(self, service: Service):
+        service.start().ready()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(service.bind)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
+            assert b" 400 " in client.recv(4096)
+        assert service.get("/raise")[0] == 500
+        assert service.stop() == 0
+        lines = service.log().splitlines()
+        assert [line[:3] for line in lines if "refused with 400" in line] == ["<6>"]
+        assert [line[:3] for line in lines if "the application failed" in line] == ["<3>"]
+
+    def test_that_the_engine_chooses(self, capfd: pytest.CaptureFixture[str]):
+        process.report("a header that is not its own", None, {"PRIORITY": "4"})
+        assert capfd.readouterr().err == "<4>a header that is not its own\n"
