@@ -691,3 +691,9 @@ class TestPriorities:
     def test_that_the_engine_chooses(self, capfd: pytest.CaptureFixture[str]):
         process.report("a header that is not its own", None, {"PRIORITY": "4"})
         assert capfd.readouterr().err == "<4>a header that is not its own\n"
+
+
+def test_a_configuration_that_cannot_be_used_loads_nothing(service: Service):
+    service.settings["app.venv"] = "/no/such/venv"
+    assert service.start().wait() == 78
+    assert "generation 1: loading" not in service.log()
