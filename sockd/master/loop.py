@@ -134,6 +134,10 @@ class Master:
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
+        self.on_signal = dict(ON_SIGNAL)
+        if os.isatty(0) or os.isatty(2):
+            # A person's, not a supervisor's: HUP says that the terminal was closed.
+            self.on_signal[signal.SIGHUP] = Stop
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             DumpServer: lambda d: self.servers[d.generation].dump(),
@@ -210,7 +214,7 @@ class Master:
     def _catch_signals(self) -> None:
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*ON_SIGNAL, signal.SIGCHLD):
+        for number in (*self.on_signal, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self.selector.register(read, selectors.EVENT_READ, lambda: self._signalled(read))
 
@@ -218,8 +222,8 @@ class Master:
         for number in os.read(pipe, 65536):
             if number == signal.SIGCHLD:
                 self._reap()
-            elif number in ON_SIGNAL:
-                self.events.append(ON_SIGNAL[number]())
+            elif number in self.on_signal:
+                self.events.append(self.on_signal[number]())
 
     def _reap(self) -> None:
         while True:

@@ -697,3 +697,26 @@ def test_a_configuration_that_cannot_be_used_loads_nothing(service: Service):
     service.settings["app.venv"] = "/no/such/venv"
     assert service.start().wait() == 78
     assert "generation 1: loading" not in service.log()
+
+
+class TestTerminal:
+    def test_that_is_closed_ends_the_service(self, service: Service):
+        ours, theirs = os.openpty()
+        service.stdin = theirs
+        service.start(["setsid", "--ctty"]).ready()
+        os.close(theirs)
+        thread, outcome = busy(service, "/sleep/0.5")
+        os.close(ours)
+        assert service.wait() == 0
+        thread.join()
+        assert isinstance(outcome[0], tuple)
+        assert outcome[0][0] == 200
+        assert "reload" not in service.log()
+
+    @pytest.mark.parametrize("fd", [0, 2])
+    def test_on_which_stdio_is(self, service: Service, fd: int):
+        ours, theirs = os.openpty()
+        service.start(["sh", "-c", f'exec "$@" {fd}<>"$0"', os.ttyname(theirs)]).ready()
+        assert service.stop(signal.SIGHUP) == 0
+        os.close(ours)
+        os.close(theirs)
