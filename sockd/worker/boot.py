@@ -5,6 +5,7 @@ packages that lie beside sockd: that of the interpreter's own environment when i
 the one that this file belongs to. It must run, and say what is wrong, on any Python 3.
 """
 
+import contextlib
 import importlib.util
 import json
 import socket
@@ -49,10 +50,8 @@ def import_sockd(package: Path) -> str:
 def refuse(message: str) -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     failed = {"failed": {"message": message, "detail": ""}}
-    try:
+    with contextlib.suppress(OSError):  # the master is gone
         sock.send(json.dumps(failed).encode())
-    except OSError:
-        pass  # the master is gone
     sys.exit(1)
 
 

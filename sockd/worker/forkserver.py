@@ -2,9 +2,9 @@
 
 It is exec'd by the master (`boot.py`), owns nothing but its end of a control socket, and ends when
 the master's end is closed. It serves nobody, so the kernel kills it when the master dies, also
-while an import hangs (prctl(2); a fork clears that, so its workers live on). What it imports the application sees too, so that is the standard
-library and sockd; all of it is imported before the application is, since a package manager may
-replace the files later.
+while an import hangs (prctl(2); a fork clears that, so its workers live on). What it imports the
+application sees too, so that is the standard library and sockd; all of it is imported before the
+application is, since a package manager may replace the files later.
 """
 
 from __future__ import annotations

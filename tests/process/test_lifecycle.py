@@ -555,7 +555,7 @@ def test_times_beyond_what_the_kernel_can_wait_for(service: Service):
 
 class TestClosedStdio:
     def stdio(self, pid: int) -> list[str]:
-        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+        return [str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in range(3)]
 
     def test_at_the_start_of_the_master(self, service: Service):
         service.start(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]).ready()
