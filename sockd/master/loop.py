@@ -63,6 +63,7 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.orphans import end_orphans
 from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
 
@@ -131,6 +132,7 @@ class Master:
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
         self.servers: dict[int, ForkServer] = {}
+        self.sessions: set[int] = set()  # of all fork servers
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
@@ -171,6 +173,7 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        end_orphans(self.sessions)
         if self.exit.code:
             self.failures.failed()
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
@@ -285,6 +288,7 @@ class Master:
             return
         self.boot_error = None
         self.servers[decision.generation] = server
+        self.sessions.add(server.pid)
         self.selector.register(
             server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
         )

@@ -720,3 +720,29 @@ class TestTerminal:
         assert service.stop(signal.SIGHUP) == 0
         os.close(ours)
         os.close(theirs)
+
+
+def test_what_the_application_left_running_ends_with_the_service(service: Service):
+    service.write(
+        "import subprocess\n"
+        "stubborn = 'trap \"\" TERM; echo; while :; do sleep 0.1; done'\n"
+        "def app(environ, start_response):\n"
+        "    plain = subprocess.Popen(['sleep', '1000'])\n"
+        "    deaf = subprocess.Popen(['sh', '-c', stubborn], stdout=subprocess.PIPE)\n"
+        "    deaf.stdout.read(1)\n"
+        "    daemon = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "    start_response('200 OK', [])\n"
+        "    return [f'{plain.pid} {deaf.pid} {daemon.pid}'.encode()]\n"
+    )
+    service.start().ready()
+    plain, deaf, daemon = map(int, service.get()[1].split())
+    try:
+        assert service.stop() == 0
+        assert [alive(pid) for pid in (plain, deaf, daemon)] == [False, False, True]
+    finally:
+        for pid in filter(alive, (plain, deaf, daemon)):
+            os.kill(pid, signal.SIGKILL)
+    log = service.log()
+    assert f"in sessions of their own: sleep (pid {daemon})" in log
+    assert f"sleep (pid {plain})" in log.partition("ending what the application left: ")[2]
+    assert f"sh (pid {deaf})" in log.partition("killing what did not end: ")[2]
