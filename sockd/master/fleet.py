@@ -188,7 +188,6 @@ class Fleet:
         if asked:
             self._do(Announce("reloading"))
         self._do(Launch(generation.number))
-        self._say(INFO, f"generation {generation.number}: loading", generation)
 
     def _stop(self, event: Stop, now: float) -> None:
         if self.stopping and not (event.quick and not self.quick):
@@ -238,6 +237,7 @@ class Fleet:
         generation.plan = event.plan
         generation.wanted = event.plan.workers
         generation.deadline = generation.born + event.plan.boot
+        self._say(INFO, f"generation {generation.number}: loading", generation)
 
     def _loaded(self, event: Loaded, now: float) -> None:
         generation = self.generations.get(event.generation)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal, linux
+from sockd import activation, journal, linux, stdio
 from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
@@ -63,10 +63,12 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.orphans import end_orphans
 from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
+LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 days
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
@@ -86,6 +88,7 @@ def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> 
     SockdError: it could not start; AppError: the application could not, with its traceback as
     the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
+    stdio.fill()
     master = Master(load, longest_hold)
     try:
         return master.run()
@@ -129,9 +132,14 @@ class Master:
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
         self.servers: dict[int, ForkServer] = {}
+        self.sessions: set[int] = set()  # of all fork servers
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
+        self.on_signal = dict(ON_SIGNAL)
+        if os.isatty(0) or os.isatty(2):
+            # A person's, not a supervisor's: HUP says that the terminal was closed.
+            self.on_signal[signal.SIGHUP] = Stop
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             DumpServer: lambda d: self.servers[d.generation].dump(),
@@ -165,6 +173,7 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        end_orphans(self.sessions)
         if self.exit.code:
             self.failures.failed()
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
@@ -183,7 +192,7 @@ class Master:
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
-        wait = None if first is None else max(0.0, first - time.monotonic())
+        wait = None if first is None else min(max(0.0, first - time.monotonic()), LONGEST_TURN)
         for key, _ in self.selector.select(wait):
             key.data()
         deadline = self.fleet.deadline()
@@ -208,7 +217,7 @@ class Master:
     def _catch_signals(self) -> None:
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*ON_SIGNAL, signal.SIGCHLD):
+        for number in (*self.on_signal, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self.selector.register(read, selectors.EVENT_READ, lambda: self._signalled(read))
 
@@ -216,8 +225,8 @@ class Master:
         for number in os.read(pipe, 65536):
             if number == signal.SIGCHLD:
                 self._reap()
-            elif number in ON_SIGNAL:
-                self.events.append(ON_SIGNAL[number]())
+            elif number in self.on_signal:
+                self.events.append(self.on_signal[number]())
 
     def _reap(self) -> None:
         while True:
@@ -279,6 +288,7 @@ class Master:
             return
         self.boot_error = None
         self.servers[decision.generation] = server
+        self.sessions.add(server.pid)
         self.selector.register(
             server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
         )

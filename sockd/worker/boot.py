@@ -5,6 +5,7 @@ packages that lie beside sockd: that of the interpreter's own environment when i
 the one that this file belongs to. It must run, and say what is wrong, on any Python 3.
 """
 
+import contextlib
 import importlib.util
 import json
 import socket
@@ -48,7 +49,9 @@ def import_sockd(package: Path) -> str:
 
 def refuse(message: str) -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
-    sock.send(json.dumps({"failed": {"message": message, "detail": ""}}).encode())
+    failed = {"failed": {"message": message, "detail": ""}}
+    with contextlib.suppress(OSError):  # the master is gone
+        sock.send(json.dumps(failed).encode())
     sys.exit(1)
 
 

@@ -1,9 +1,10 @@
 """The fork server: imports the application once, then only forks workers that share its memory.
 
 It is exec'd by the master (`boot.py`), owns nothing but its end of a control socket, and ends when
-the master's end is closed. What it imports the application sees too, so that is the standard
-library and sockd; all of it is imported before the application is, since a package manager may
-replace the files later.
+the master's end is closed. It serves nobody, so the kernel kills it when the master dies, also
+while an import hangs (prctl(2); a fork clears that, so its workers live on). What it imports the
+application sees too, so that is the standard library and sockd; all of it is imported before the
+application is, since a package manager may replace the files later.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sockd import journal, linux, loader
+from sockd import journal, linux, loader, stdio
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.worker import messages, process
@@ -33,12 +34,17 @@ KEPT_FOR_THE_MASTER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def main(fd: int) -> None:
     """Serve the master at the other end of `fd` until it is gone. Workers return from here with
     SystemExit, so that the interpreter ends properly in them."""
+    linux.set_parent_death_signal(signal.SIGKILL)
+    stdio.fill()
     control = socket.socket(fileno=_move(fd))
     control.setblocking(True)
     message, descriptors = messages.receive(control)
     if message is None:
         os._exit(0)
-    server = ForkServer(control, Spec.parse(message), descriptors)
+    spec = Spec.parse(message)
+    if os.getppid() != spec.master:
+        os._exit(0)  # it died before it could be asked for
+    server = ForkServer(control, spec, descriptors)
     server.load()
     server.run()
 
@@ -100,6 +106,7 @@ class ForkServer:
                 "",
                 identities[0],
             )
+        stdio.fill()  # the import may have closed them; so may a hook at the fork
         for number in (*KEPT_FOR_THE_MASTER, signal.SIGCHLD):
             self.app_handlers[number] = signal.getsignal(number)
             default = number == signal.SIGCHLD
@@ -107,7 +114,7 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-        messages.send(self.control, {"loaded": {"threads": threads}})
+        self._tell({"loaded": {"threads": threads}})
 
     def _give_up(self, message: str, detail: str, control: tuple[int, int] | None) -> None:
         if _identity(self.control.fileno()) == control:
@@ -116,10 +123,14 @@ class ForkServer:
                 messages.send(self.control, {"failed": words})
             except OSError:  # too large: escapes can make it three times as long
                 words["detail"] = loader.bounded(detail, loader.DETAIL_LIMIT // 4)
-                messages.send(self.control, {"failed": words})
+                self._tell({"failed": words})
         else:
             journal.log(journal.ERR, f"{message}\n{detail}".rstrip())
         os._exit(INTERNAL)
+
+    def _tell(self, message: messages.Message) -> None:
+        with contextlib.suppress(OSError):  # the master is gone; `run` finds that out
+            messages.send(self.control, message)
 
     def run(self) -> None:
         while True:
@@ -142,7 +153,7 @@ class ForkServer:
         try:
             between = linux.fork_without_hooks()
         except OSError as error:
-            messages.send(self.control, {"unspawned": serial, "error": str(error.strerror)})
+            self._tell({"unspawned": serial, "error": str(error.strerror)})
             return False
         if between == 0:
             return self._spawn_between(serial)
@@ -166,6 +177,7 @@ class ForkServer:
         os._exit(0)
 
     def _become_worker(self, serial: int, slot: int, lifeline: socket.socket) -> None:
+        stdio.fill()
         self.control.close()
         faulthandler.unregister(DUMP_SIGNAL)
         os.close(self.dump)

@@ -174,7 +174,13 @@ class Worker:
 
 
 def report(message: str, exc_info: Any, fields: dict[str, str]) -> None:
-    """Journal what the application did wrong: one entry, with its traceback if there is one."""
+    """Journal what went wrong with a request: one entry, with its traceback if there is one.
+
+    The application's failures (`exc_info`) are errors and everything else is what clients do,
+    unless PRIORITY among the fields (a number as in syslog(3)) says otherwise.
+    """
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     detail = f"\n{loader.describe(error)}" if error is not None else ""
-    journal.log(journal.ERR, (message + detail).rstrip(), **fields)
+    usual = journal.INFO if error is None else journal.ERR
+    priority = int(fields.pop("PRIORITY", usual))
+    journal.log(priority, (message + detail).rstrip(), **fields)

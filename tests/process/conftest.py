@@ -125,6 +125,7 @@ class Service:
         }
         self.environ = {"RUNTIME_DIRECTORY": str(self.runtime)}
         self.longest_hold = 30.0
+        self.stdin = subprocess.DEVNULL
         self.inherit: tuple[int, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = directory / "log"
@@ -153,7 +154,7 @@ class Service:
                     str(Path(__file__).parent / "run_master.py"),
                     json.dumps(asked),
                 ],
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=log,
                 stderr=log,
                 pass_fds=self.inherit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import APP, Load, Manager, Service, alive, children, descriptors, eventually
+from sockd.worker import process
+
+from .conftest import (
+    APP,
+    PATIENCE,
+    Load,
+    Manager,
+    Service,
+    alive,
+    children,
+    descriptors,
+    eventually,
+)
 
 
 def busy(service: Service, path: str) -> tuple[threading.Thread, list[object]]:
@@ -499,6 +512,88 @@ class TestHostileApplications:
         assert "closed descriptors that are sockd's" in service.log()
 
 
+class TestMasterKilledDuringTheImport:
+    """Nobody is left that holds the listening socket."""
+
+    def orphan(self, service: Service) -> int:
+        service.start()
+        pid = eventually(lambda: service.fork_server())
+        eventually(lambda: (service.app / "importing").exists())
+        service.stop(signal.SIGKILL)
+        return int(pid)
+
+    def ends(self, pid: int) -> None:
+        try:
+            eventually(lambda: not alive(pid))
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+
+    @pytest.mark.parametrize(
+        "hang",
+        [
+            "import threading; threading.Event().wait()",
+            # With the interpreter's lock held: PyDLL does not let it go.
+            "import ctypes; ctypes.PyDLL(None).sleep(1000)",
+        ],
+    )
+    def test_an_import_that_hangs(self, service: Service, hang: str):
+        service.write(f"open('importing', 'w').close()\n{hang}\n")
+        pid = self.orphan(service)
+        self.ends(pid)
+
+    @pytest.mark.parametrize("end", ["", "1/0"])
+    def test_an_import_that_takes_the_signal_away(self, service: Service, end: str):
+        """prctl(2): some changes of credentials do."""
+        service.write(
+            "import ctypes, time\n"
+            "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+            "open('importing', 'w').close()\n"
+            f"time.sleep(1)\n{end}\n" + APP
+        )
+        pid = self.orphan(service)
+        self.ends(pid)
+        assert "Traceback" not in service.log()
+        assert "BrokenPipeError" not in service.log()
+
+
+def test_times_beyond_what_the_kernel_can_wait_for(service: Service):
+    service.settings |= {"timeouts.boot": "60d", "timeouts.drain": "60d"}
+    service.write("import time; time.sleep(0.5)\n" + APP)
+    service.start().ready()
+    thread, outcome = busy(service, "/sleep/1")
+    assert service.stop() == 0
+    thread.join()
+    assert isinstance(outcome[0], tuple)
+    assert outcome[0][0] == 200
+
+
+class TestClosedStdio:
+    def stdio(self, pid: int) -> list[str]:
+        return [str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in range(3)]
+
+    def test_at_the_start_of_the_master(self, service: Service):
+        service.start(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]).ready()
+        for pid in [service.pid, service.fork_server(), *service.workers().values()]:
+            assert self.stdio(pid) == ["/dev/null"] * 3
+        assert service.get()[0] == 200
+        assert service.stop() == 0
+
+    def test_by_the_application(self, service: Service):
+        service.write(
+            "import os\n"
+            "for fd in range(3):\n"
+            "    os.close(fd)\n"
+            "os.register_at_fork(after_in_child=lambda: os.close(1))\n" + APP
+        )
+        service.start().ready()
+        assert self.stdio(service.fork_server()) == ["/dev/null"] * 3
+        for pid in service.workers().values():
+            assert self.stdio(pid) == ["/dev/null"] * 3
+        assert service.get()[0] == 200
+        assert service.stop() == 0
+
+
 def test_fork_server_and_workers_killed_at_random(service: Service):
     service.longest_hold = 0.1
     service.start().ready()
@@ -592,3 +687,77 @@ def test_a_failed_start_is_one_entry_of_the_journal(service: Service, tmp_path: 
     # There is no journald here, so the entry ends on stderr, with its priority on each line.
     assert "<3>ZeroDivisionError: division by zero" in service.log()
     assert service.log().count("ZeroDivisionError: division by zero") == 2  # message, traceback
+
+
+class TestPriorities:
+    def test_of_what_clients_and_the_application_do(self, service: Service):
+        service.start().ready()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(service.bind)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
+            assert b" 400 " in client.recv(4096)
+        assert service.get("/raise")[0] == 500
+        assert service.stop() == 0
+        lines = service.log().splitlines()
+        assert [line[:3] for line in lines if "refused with 400" in line] == ["<6>"]
+        assert [line[:3] for line in lines if "the application failed" in line] == ["<3>"]
+
+    def test_that_the_engine_chooses(self, capfd: pytest.CaptureFixture[str]):
+        process.report("a header that is not its own", None, {"PRIORITY": "4"})
+        assert capfd.readouterr().err == "<4>a header that is not its own\n"
+
+
+def test_a_configuration_that_cannot_be_used_loads_nothing(service: Service):
+    service.settings["app.venv"] = "/no/such/venv"
+    assert service.start().wait() == 78
+    assert "generation 1: loading" not in service.log()
+
+
+class TestTerminal:
+    def test_that_is_closed_ends_the_service(self, service: Service):
+        ours, theirs = os.openpty()
+        service.stdin = theirs
+        service.start(["setsid", "--ctty"]).ready()
+        os.close(theirs)
+        thread, outcome = busy(service, "/sleep/0.5")
+        os.close(ours)
+        assert service.wait() == 0
+        thread.join()
+        assert isinstance(outcome[0], tuple)
+        assert outcome[0][0] == 200
+        assert "reload" not in service.log()
+
+    @pytest.mark.parametrize("fd", [0, 2])
+    def test_on_which_stdio_is(self, service: Service, fd: int):
+        ours, theirs = os.openpty()
+        service.start(["sh", "-c", f'exec "$@" {fd}<>"$0"', os.ttyname(theirs)]).ready()
+        assert service.stop(signal.SIGHUP) == 0
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_what_the_application_left_running_ends_with_the_service(service: Service):
+    service.write(
+        "import subprocess\n"
+        "stubborn = 'trap \"\" TERM; echo; while :; do sleep 0.1; done'\n"
+        "def app(environ, start_response):\n"
+        "    plain = subprocess.Popen(['sleep', '1000'])\n"
+        "    deaf = subprocess.Popen(['sh', '-c', stubborn], stdout=subprocess.PIPE)\n"
+        "    deaf.stdout.read(1)\n"
+        "    daemon = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "    start_response('200 OK', [])\n"
+        "    return [f'{plain.pid} {deaf.pid} {daemon.pid}'.encode()]\n"
+    )
+    service.start().ready()
+    plain, deaf, daemon = map(int, service.get()[1].split())
+    try:
+        assert service.stop() == 0
+        assert [alive(pid) for pid in (plain, deaf, daemon)] == [False, False, True]
+    finally:
+        for pid in filter(alive, (plain, deaf, daemon)):
+            os.kill(pid, signal.SIGKILL)
+    log = service.log()
+    assert f"in sessions of their own: sleep (pid {daemon})" in log
+    assert f"sleep (pid {plain})" in log.partition("ending what the application left: ")[2]
+    assert f"sh (pid {deaf})" in log.partition("killing what did not end: ")[2]

@@ -67,6 +67,14 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# To stderr, which is the journal under systemd. Django by itself only mails errors, to ADMINS.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {"django.request": {"handlers": ["stderr"], "level": "ERROR"}},
+}
+
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static"
 USE_TZ = True
