@@ -211,6 +211,8 @@ cdef class Loop:
     (sockd.settings.Settings), counting in slot number `slot` of `board`."""
 
     def __cinit__(self, Handler handler, listeners, settings, Board board, int slot):
+        global in_child, has_forked
+        in_child = has_forked = False  # the process that makes a loop is the worker, itself a fork
         self.handler = handler
         self.listeners = list(listeners)
         if len(self.listeners) > LISTENERS:
