@@ -40,6 +40,9 @@ cdef enum State:
     CLOSED
     STATES_COUNT
 
+cdef enum:
+    LISTENERS = 64
+
 cdef struct Connection:
     Connection* previous
     Connection* next

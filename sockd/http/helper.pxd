@@ -35,7 +35,6 @@ cdef struct Helper:
     uint64_t returns
     uint64_t asleep
     uint64_t ending
-    uint64_t draining
     uint64_t attended_usec  # the away_usec or deaf_usec that `taken` belongs to
     uint32_t taken  # connections accepted in search of a health check that have asked none
     int lifeline

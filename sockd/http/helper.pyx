@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport READY, SLOT_SIZE, Slot
+from sockd.board cimport DRAINING, READY, SLOT_SIZE, Slot
 from sockd.http.connections cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
@@ -25,6 +25,7 @@ from sockd.http.connections cimport (
     EPOLLRDHUP,
     HEAD,
     IDLE,
+    LISTENERS,
     NEW,
     Connection,
     Connections,
@@ -44,6 +45,14 @@ from sockd.http.connections cimport (
 )
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport parse_head
+
+cdef extern from "poll.h" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
+    short POLLIN
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_attr_t:
@@ -219,7 +228,7 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
     else:
         # The master is gone: whoever asks is told to go elsewhere, also while the loop is away.
         epoll_ctl(helper.epoll, EPOLL_CTL_DEL, helper.lifeline, NULL)
-        store(&helper.draining, 1)
+        helper.all.slot.state = DRAINING
 
 
 cdef void _attend(Helper* helper) noexcept nogil:
@@ -243,16 +252,22 @@ cdef void _attend(Helper* helper) noexcept nogil:
                     _read(helper, c)
         if count < EVENTS:
             _expire(helper, now)
-    if helper.health.size and not load(&helper.draining) and _is_last_resort(helper):
+    if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):
                 pass
 
 
 cdef bint _is_last_resort(Helper* helper) noexcept nogil:
-    """Whether no other worker can take a connection."""
+    """Whether connections wait that no other worker can take."""
+    cdef pollfd waiting[LISTENERS]
     cdef const Slot* slot
     cdef int i
+    for i in range(helper.listener_count):
+        waiting[i].fd = helper.listeners[i]
+        waiting[i].events = POLLIN
+    if poll(waiting, helper.listener_count, 0) < 1:
+        return False
     for i in range(helper.slots):
         slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
         if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
@@ -315,7 +330,9 @@ cdef int _read(Helper* helper, Connection* c) noexcept nogil:
             helper.taken -= 1
         c.taken = False
         c.served += 1
-        if not health_answer(c.fd, c.head, c.input.data, load(&helper.draining), time(NULL)):
+        if not health_answer(
+            c.fd, c.head, c.input.data, all.slot.state == DRAINING, time(NULL)
+        ):
             shutdown(c.fd, SHUT_RDWR)
             return 0
         enter(all, c, IDLE)

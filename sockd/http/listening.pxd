@@ -1,10 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.board cimport Board, Slot
-from sockd.http.connections cimport Connection, Connections
-
-cdef enum:
-    LISTENERS = 64
+from sockd.http.connections cimport LISTENERS, Connection, Connections
 
 # What accept() returns of a listener that gave no connection.
 cdef enum Nothing:

@@ -16,6 +16,7 @@ from sockd.http.connections cimport (
     EPOLL_CTL_DEL,
     EPOLLEXCLUSIVE,
     EPOLLIN,
+    LISTENERS,
     OF_LISTENER,
     Connection,
     Connections,

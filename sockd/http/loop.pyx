@@ -260,7 +260,7 @@ cdef class Loop:
         kernel has queued first: for listeners that nobody serves afterwards."""
         # Also called in the middle of a request, by a signal: its response says so already.
         self.draining = True
-        store(&self.helper.draining, 1)
+        self.slot.state = DRAINING
         self.drain_wish = (seconds, close_idle, accept_rest)
 
     def run(self):
@@ -453,7 +453,6 @@ cdef class Loop:
         first = not self.drain_deadline
         self.drain_deadline = self.all.now + <uint64_t>(seconds * 1000000)
         if first:
-            self.slot.state = DRAINING
             if accept_rest:
                 self.listening.turn(True)
                 for index in range(self.listening.count):
