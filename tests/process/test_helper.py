@@ -145,12 +145,13 @@ def test_refusals_wait_for_the_loop_and_late_heads_do_not(service: Service) -> N
     service.settings.update({"workers": 1, "timeouts.header": 1.0})
     start(service)
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
-    for client, text in zip(waiting, (b"GET / HTTP/1.1\r\n", b"GE", b"\0\r\n\r\n"), strict=True):
+    for client in waiting:
         client.settimeout(PATIENCE)
         client.connect(service.bind)
     eventually(lambda: service.status()["workers"][0]["connections"] == 3)
     with keep_busy(service, "/sleep") as answers:
-        for client, text in zip(waiting, (b"GET / HTTP/1.1\r\n", b"GE", b"\0\r\n\r\n"), strict=True):
+        begun = (b"GET / HTTP/1.1\r\n", b"GE", b"\0\r\n\r\n")
+        for client, text in zip(waiting, begun, strict=True):
             client.sendall(text)
         for client in waiting[:2]:
             assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
