@@ -1,4 +1,4 @@
-"""What a test of attacks needs: a service on TCP, a healthy client beside it, its workers' memory."""
+"""What tests of attacks need: a service on TCP, a healthy client, the workers' memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that mean harm, against real workers: each is bounded, and others are served meanwhile."""
+"""Clients that mean harm, against real workers: each is bounded, others are served meanwhile."""
 
 from __future__ import annotations
 
