@@ -171,7 +171,7 @@ def test_busy_connections_do_not_suspend_the_deadlines_of_others(
     service.settings |= {"timeouts.header": "1s", "workers": 1}
     flood = b"1\r\na\r\n" * 20_000
     with (
-        Attacked(service, threads) as attacked,
+        Attacked(service, threads, growth=100 << 20) as attacked,
         contextlib.ExitStack() as stack,
         selectors.EpollSelector() as selector,
     ):
