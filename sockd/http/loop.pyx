@@ -83,6 +83,7 @@ from sockd.http.parser cimport (
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
     SPOOL_FAILED,
+    head_begun,
     head_free,
     parse_head,
     refusal,
@@ -555,7 +556,7 @@ cdef class Loop:
                 if head_size < 0:
                     return self._refuse(c, head_size)
                 if head_size == 0:
-                    if c.state != HEAD:
+                    if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):
                         enter(&self.all, c, HEAD)
                     break
                 budget -= 1
