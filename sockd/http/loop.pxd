@@ -34,6 +34,8 @@ cdef class Loop:
     cdef char* scratch
     cdef Pool pool
     cdef dict watchers
+    cdef uint64_t full_turns
+    cdef uint64_t asked_usec
     cdef bint stopping
     cdef bint draining
     cdef object drain_wish

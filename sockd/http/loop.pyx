@@ -83,6 +83,7 @@ from sockd.http.parser cimport (
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
     SPOOL_FAILED,
+    head_begun,
     head_free,
     parse_head,
     refusal,
@@ -336,10 +337,15 @@ cdef class Loop:
                         self._readable(c)
                 except Exception:
                     self._broken(c)
-        if count < EVENTS:
-            # What was readable when epoll answered has had its turn, so time that the application
-            # took since is held against nobody.
-            self._expire(woken)
+        # Only what was readable at some moment and has had its turn is held to the time of that
+        # moment: what the application took since is nobody's fault. epoll goes round all that is
+        # ready, so a row of full answers as long as there are connections has had everyone.
+        if self.full_turns == 0:
+            self.asked_usec = woken
+        self.full_turns += 1
+        if count < EVENTS or self.full_turns * EVENTS > self.slot.connections + EVENTS:
+            self.full_turns = 0
+            self._expire(woken if count < EVENTS else self.asked_usec)
         bury(&self.all)
         if self.listening.again and self.all.now >= self.listening.again:
             self.listening.again = 0
@@ -550,7 +556,7 @@ cdef class Loop:
                 if head_size < 0:
                     return self._refuse(c, head_size)
                 if head_size == 0:
-                    if c.state != HEAD:
+                    if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):
                         enter(&self.all, c, HEAD)
                     break
                 budget -= 1

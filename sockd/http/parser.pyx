@@ -157,6 +157,12 @@ cdef void head_reset(Head* head) noexcept nogil:
     head.content_length = -1
 
 
+cdef bint head_begun(const Head* head, uint32_t size) noexcept nogil:
+    """Whether a head that is not complete has more in its `size` bytes than the empty line that
+    may come before it (RFC 9112 2.2): old clients send that behind a body, and then nothing."""
+    return head.phase == FIELDS or size > head.line
+
+
 cdef int parse_head(
     Head* head, const char* data, uint32_t size, const Limits* limits
 ) noexcept nogil:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import read_all, read_response
-from test_wire import CLOSE, GET, body_of, eventually, get, hello, post
+from test_wire import CLOSE, GET, body_of, echo, eventually, get, hello, post
 
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
@@ -40,6 +40,23 @@ def test_idle_connection_ends_quietly(serve) -> None:
         assert client.recv(1) == b""
     with engine.connect() as client:
         assert client.recv(1) == b""
+    assert engine.reports == []
+
+
+@pytest.mark.parametrize("before", [b"", post(b"abc")])
+def test_an_empty_line_alone_begins_no_request(serve, before) -> None:
+    engine = serve(echo, timeouts_keepalive=0.5, timeouts_header=0.1)
+    with engine.connect() as client:  # RFC 9112 2.2: old clients send one behind a body
+        client.sendall(before + b"\r\n")
+        assert read_all(client).count(b"HTTP/1.1 ") == before.count(b"POST")
+    with engine.connect() as client:
+        client.sendall(before + b"\r\n")
+        time.sleep(0.2)
+        client.sendall(get(extra=CLOSE))
+        assert read_all(client).count(b"HTTP/1.1 200 ") == 1 + before.count(b"POST")
+    with engine.connect() as client:
+        client.sendall(before + b"\r\n")
+    assert eventually(lambda: engine.slot["connections"] == 0)
     assert engine.reports == []
 
 
