@@ -89,6 +89,7 @@ from sockd.http.parser cimport (
     refusal,
 )
 from sockd.http.pool cimport Pool
+from sockd.http.stream cimport Stream, stream_file, stream_new
 from sockd.http.response cimport (
     ALL_SENT,
     BEGIN,
@@ -186,6 +187,9 @@ cdef class Loop:
         self.all.limits.headers = limits.headers
         self.all.limits.head = limits.head
         self.body_limit = limits.body
+        self.queue_limit = <uint64_t>(limits.queue_time * 1000000)
+        if settings.server.stream_body:
+            self.stream_timeout = settings.timeouts.body
         self.connection_limit = limits.connections
         timeouts = settings.timeouts
         for state, seconds in (
@@ -547,6 +551,7 @@ cdef class Loop:
         while at < size:
             if c.state == NEW or c.state == IDLE or c.state == HEAD:
                 if budget == 0:
+                    c.arrived_usec = self.all.now
                     # A socket is nearly always writable: so epoll brings us back here next turn.
                     self._keep(c, data + at, size - at)
                     return self._want(c, EPOLLIN | EPOLLOUT)
@@ -568,21 +573,18 @@ cdef class Loop:
                     return self._refuse(c, <int>taken)
                 at += taken
                 if c.body.phase == COMPLETE:
-                    if c.body.chunked:
-                        (<Response>c.response).received = c.body.received
-                    body = body_take(c.body)
-                    body_free(c.body)
-                    c.body = NULL
-                    self._run(c, body)
+                    (<Response>c.response).waiting_since = self.all.now
+                    self._run_with_body(c)
             elif c.state == CLOSED:
                 return 0
             else:
                 break
         if c.state == CLOSED or c.state == LINGERING:
             return 0
-        self._keep(c, data + at, size - at)
+        if at < size or c.input.size == 0:  # else the rest of a body's stream is there
+            self._keep(c, data + at, size - at)
         if c.state != WRITING and c.state != ACTIVE:
-            self._want(c, EPOLLIN)
+            self._want(c, EPOLLIN | (EPOLLOUT if at == size and c.input.size else 0))
         return 0
 
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2:
@@ -597,6 +599,9 @@ cdef class Loop:
         if health_asked(&self.helper.health, c.head, head):
             return self._tell_health(c, head)
         response = self.handler.open(self, c, head)
+        if c.arrived_usec:
+            response.waiting_since = min(response.waiting_since, c.arrived_usec)
+            c.arrived_usec = 0
         if self.draining:
             response.keep_alive = False
         response.connection = c
@@ -611,12 +616,32 @@ cdef class Loop:
         c.body = body_new(chunked, length, self.body_limit)
         if c.body == NULL:
             raise MemoryError
+        if self.stream_timeout:
+            return self._begin_stream(c, head + head_size, size, expects)
         enter(&self.all, c, BODY)
         if expects and size == 0:
             # RFC 9110 10.1.1. A peer that does not take these bytes will not take more.
             if c_send(c.fd, b"HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) != 25:
                 self._close(c)
         return 0
+
+    cdef int64_t _begin_stream(
+        self, Connection* c, const char* data, size_t size, bint expects
+    ) except -2:
+        """The application reads the rest of the body, unless all of it is here. Returns how many
+        bytes were used."""
+        cdef Response response = <Response>c.response
+        cdef int64_t taken = body_feed(c.body, data, size, &self.all.limits)
+        if taken < 0:
+            self._refuse(c, <int>taken)
+        elif c.body.phase == COMPLETE:
+            self._run_with_body(c)
+        else:
+            response.stream = stream_new(
+                c.fd, c.body, &self.all.limits, self.stream_timeout, expects and size == 0)
+            c.body = NULL
+            self._run(c, stream_file(<Stream>response.stream))
+        return max(taken, 0)
 
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
@@ -628,6 +653,14 @@ cdef class Loop:
         return 0
 
     # -- the request in hand -----------------------------------------------------------------
+
+    cdef int _run_with_body(self, Connection* c) except -1:
+        if c.body.chunked:
+            (<Response>c.response).received = c.body.received
+        body = body_take(c.body)
+        body_free(c.body)
+        c.body = NULL
+        return self._run(c, body)
 
     cdef int _run(self, Connection* c, object body) except -1:
         enter(&self.all, c, ACTIVE)
@@ -683,10 +716,12 @@ cdef class Loop:
 
     cdef int _resume(self, Connection* c) except -1:
         """After a response that took more than its turn: on with what came meanwhile."""
+        cdef size_t held = c.input.size
         if c.state == IDLE:
             self._want(c, EPOLLIN)
-            if c.input.size:
-                self._consume(c, c.input.data, c.input.size)
+            if held:
+                c.input.size = 0
+                self._consume(c, c.input.data, held)
         return 0
 
     def _collect_done(self):
@@ -724,8 +759,13 @@ cdef class Loop:
             reset.l_onoff = 1
             reset.l_linger = 0
             setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+        stream = response.stream
         self._release(c)
         c.served += 1
+        if stream is not None:
+            if not (<Stream>stream).complete():
+                return self._linger(c)
+            self._keep(c, (<Stream>stream).rest.data, (<Stream>stream).rest.size)
         if not keep_alive:
             return self._close(c)
         enter(&self.all, c, IDLE)
@@ -753,6 +793,7 @@ cdef class Loop:
                     response.close()
                 finally:
                     come_back(self.helper)
+            response.stream = None
             if Py_REFCNT(response) == 1:
                 self.handler.recycle(<Response>response)
         return 0
@@ -807,8 +848,8 @@ cdef class Loop:
             if c.interest:
                 # A fork of the application may hold a copy: epoll would go on reporting it.
                 epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, c.fd, NULL)
-            if has_forked:
-                # A child may hold a copy, with which the connection would stay open.
+            if has_forked or self.stream_timeout:
+                # A child, or the stream of a body, may hold a copy: it would stay open with that.
                 shutdown(c.fd, SHUT_RDWR)
             close(c.fd)
             self.slot.connections -= 1

@@ -23,6 +23,7 @@ cdef enum FieldId:
     FORWARDED_HOST
     FORWARDED_PORT
     FORWARDED_OTHER
+    REQUEST_START
 
 cdef struct Field:
     Span name

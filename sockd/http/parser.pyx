@@ -410,6 +410,8 @@ cdef inline uint32_t _field_id(const char* name, uint32_t size) noexcept nogil:
         return CONTENT_TYPE if _same(name, 12, b"content-type") else OTHER
     if size == 14:
         return CONTENT_LENGTH if _same(name, 14, b"content-length") else OTHER
+    if size == 15 and _same(name, 15, b"x-request-start"):
+        return REQUEST_START
     if size == 17 and _same(name, 17, b"transfer-encoding"):
         return TRANSFER_ENCODING
     if size > 12 and _same(name, 12, b"x-forwarded-"):

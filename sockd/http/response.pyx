@@ -35,6 +35,8 @@ cdef extern from "sys/socket.h" nogil:
         size_t msg_iovlen
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    int shutdown(int fd, int how)
+    int SHUT_RDWR
     int MSG_NOSIGNAL
     int MSG_MORE
 
@@ -72,6 +74,26 @@ cdef bytes plain_response(int code, str text):
         "Connection: close\r\n"
     )
     return head.encode() + date_field + b"\r\n" + body
+
+
+cdef send_early_hints(int fd, list headers):
+    """103 with `headers` (RFC 8297), before a response has begun. What the socket has no room for
+    is left out: it is a hint. Raises ValueError or TypeError for what must not go on the wire."""
+    lines = ["HTTP/1.1 103 Early Hints\r\n"]
+    for first, second in headers:
+        name, value = plain_text(first), plain_text(second)
+        line = f"{name}: {value}"
+        data = line.encode("latin-1")
+        if not is_token(data, <uint32_t>len(name)):
+            raise ValueError(f"header name is not a token: {name!r}")
+        if not is_field_value(data, <uint32_t>len(data)):
+            raise ValueError(f"control character in header {name!r}: {value!r}")
+        if name.lower() not in HOP_BY_HOP and name.lower() not in ("connection", "content-length"):
+            lines.append(f"{line}\r\n")
+    answer = "".join([*lines, "\r\n"]).encode("latin-1")
+    cdef ssize_t sent = c_send(fd, <char*><bytes>answer, len(answer), MSG_NOSIGNAL)
+    if 0 < sent < <ssize_t>len(answer):
+        shutdown(fd, SHUT_RDWR)  # what follows would be read as its rest
 
 
 cdef str plain_text(object text):
@@ -136,7 +158,7 @@ cdef class Response:
         self.connection = NULL
         self.thread = -1
         self.in_pool = self.closed = False
-        self.body = None
+        self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only
         self.keep_alive = keep_alive
@@ -350,7 +372,7 @@ cdef class Response:
         self.complete = True
         return 0
 
-    cdef int fail(self, int code) except -1:
+    cdef int fail(self, int code, list headers=[]) except -1:
         """Answer with sockd's own plain `code`, if nothing was sent; else cut the response, which
         the peer can tell by its framing."""
         self.piece = None
@@ -360,7 +382,8 @@ cdef class Response:
             self.complete = self.cut = True
             return 0
         phrase = HTTPStatus(code).phrase
-        self.start(f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        self.start(
+            f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers])
         body = f"{phrase}\n".encode()
         self.add(body, len(body))
         return self.end()

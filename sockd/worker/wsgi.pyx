@@ -18,20 +18,30 @@ from libc.string cimport memchr, memcmp, memcpy
 import sockd
 
 from sockd.board cimport note_request
-from sockd.http.connections cimport Connection, peer_of
+from sockd.http.connections cimport Connection, monotonic_usec, peer_of, realtime_usec
 from sockd.http.forks cimport in_child, leave_child
-from sockd.http.forwarded cimport Origin, Trust, from_forwarded, from_x_headers, split_host
+from sockd.http.forwarded cimport (
+    Origin,
+    Trust,
+    from_forwarded,
+    from_x_headers,
+    queued_usec,
+    split_host,
+)
 from sockd.http.loop cimport Handler, Loop
 from sockd.http.parser cimport (
     CONTENT_LENGTH,
     CONTENT_TYPE,
     COOKIE,
     FORWARDED,
+    REQUEST_START,
     Field,
     Head,
     Span,
+    refusal,
 )
-from sockd.http.response cimport Response, plain_text
+from sockd.http.response cimport Response, plain_text, send_early_hints
+from sockd.http.stream cimport Stream
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
@@ -147,7 +157,7 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(plain_text(status), headers if type(headers) is list else list(headers))
-        if self.loop.draining:
+        if self.loop.draining or self._leaves_input():
             self.keep_alive = False
         return self.write
 
@@ -168,11 +178,20 @@ cdef class Call(Response):
             self.written.clear()
             self.written_size = 0
 
+    def early_hints(self, headers):
+        """wsgi.early_hints: send 103 with `headers`, a list of (name, value), at once (RFC 8297).
+
+        Nothing is sent to a client of HTTP/1.0, nor once the response has begun."""
+        if self.http11 and not self.head_written and self.connection != NULL:
+            send_early_hints((<Connection*>self.connection).fd, list(headers))
+
     cdef int begin(self) except -1:
         cdef str method = <str>self.environ["REQUEST_METHOD"]
         cdef str target = <str>self.environ["RAW_URI"]
         note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
                      <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.all.now)
+        if self.loop.queue_limit and self._has_waited_too_long():
+            return 0
         self.environ["wsgi.input"] = self.body
         if self.received >= 0:
             # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
@@ -189,6 +208,14 @@ cdef class Call(Response):
         if in_child:
             leave_child()
         return 0
+
+    cdef bint _has_waited_too_long(self) except -1:
+        """503 for a request whose client has given up, most likely (`limits.queue_time`)."""
+        if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
+            return False
+        self.handler.turn_away()
+        self.fail(503, [("Retry-After", "1")])
+        return True
 
     cdef int _begin_iterable(self) except -1:
         """Look at what the application returned: a whole body needs no framing in pieces."""
@@ -282,10 +309,22 @@ cdef class Call(Response):
             raise RuntimeError("start_response was not called (PEP 3333)")
         return 0
 
+    cdef bint _leaves_input(self):
+        return self.stream is not None and not (<Stream>self.stream).complete()
+
     cdef int _failed(self) except -1:
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
         if in_child:
             leave_child()
+        if self._leaves_input():
+            self.keep_alive = False
+        if self.stream is not None and isinstance(sys.exc_info()[1], OSError) and (
+            (<Stream>self.stream).cut or (<Stream>self.stream).verdict
+        ):
+            # The client's doing, which the application has learnt from reading.
+            self._report(str(sys.exc_info()[1]), None)
+            self.fail(refusal((<Stream>self.stream).verdict).status or 400)
+            return 0
         self.loop.slot.exceptions += 1
         self._report("the application failed", sys.exc_info())
         self.fail(500)
@@ -325,20 +364,25 @@ cdef class WSGIHandler(Handler):
     """Runs `application` for each request.
 
     `report(message, exc_info or None, fields)` is told of what the application did wrong; fields
-    are journal fields."""
+    are journal fields. `settings` (sockd.settings.Settings) say how requests look to it."""
 
     cdef object application
     cdef list templates
     cdef list spare
     cdef readonly bint multiprocess
     cdef readonly bint multithread
+    cdef str root
+    cdef bint early_hints
+    cdef int turned_away
+    cdef uint64_t turned_away_usec
 
-    def __init__(self, application, *, report=None, bint multiprocess=True,
-                 bint multithread=False):
+    def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
+        self.root = settings.app.root_path.rstrip("/")
+        self.early_hints = settings.server.early_hints
         self.report = report
         self.multiprocess = multiprocess
-        self.multithread = multithread
+        self.multithread = settings.threads > 1
         self.templates = []
         self.spare = []
 
@@ -350,7 +394,7 @@ cdef class WSGIHandler(Handler):
             host, port = name[:2] if isinstance(name, tuple) else ("localhost", 80)
             self.templates.append({
                 "REQUEST_METHOD": "",
-                "SCRIPT_NAME": "",
+                "SCRIPT_NAME": self.root,
                 "PATH_INFO": "",
                 "QUERY_STRING": "",
                 "RAW_URI": "",
@@ -399,6 +443,8 @@ cdef class WSGIHandler(Handler):
         else:
             raw = PyBytes_FromStringAndSize(data + head.path.start, head.path.size)
             environ["PATH_INFO"] = urllib.parse.unquote_to_bytes(raw).decode("latin-1")
+        if self.root:
+            self._take_root(environ)
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = _text(data, &head.target)
@@ -427,12 +473,39 @@ cdef class WSGIHandler(Handler):
                 # RFC 9110 5.3: fields of one name are a list; RFC 9113 8.2.3 for cookies.
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value
+        call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
+        call.waiting_since = loop.all.now
+        if forwarded & 1 << REQUEST_START:
+            if loop.queue_limit:
+                call.waiting_since -= min(
+                    call.waiting_since,
+                    <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
+            forwarded ^= 1 << REQUEST_START
+        if self.early_hints:
+            environ["wsgi.early_hints"] = call.early_hints
         if forwarded:
             self._apply_origin(environ, forwarded, loop.trust)
         elif not peer[0]:
             self._apply_host(environ, "")
-        call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
         return call
+
+    cdef _take_root(self, dict environ):
+        """A path below the root is what follows it (RFC 3875 4.1.5); any other has lost the root
+        to a proxy already."""
+        cdef str path = <str>environ["PATH_INFO"]
+        if path.startswith(self.root) and path[len(self.root):len(self.root) + 1] in ("", "/"):
+            environ["PATH_INFO"] = path[len(self.root):]
+
+    def turn_away(self):
+        """One journal line a second says how many requests had waited too long."""
+        self.turned_away += 1
+        cdef uint64_t now = monotonic_usec()
+        if self.report is not None and now > self.turned_away_usec + 1000000:
+            self.report(
+                f"turned away {self.turned_away} requests that had waited longer than "
+                "limits.queue_time", None, {"PRIORITY": "4"})
+            self.turned_away = 0
+            self.turned_away_usec = now
 
     cdef _apply_origin(self, dict environ, uint32_t forwarded, Trust trust):
         """Let a trusted proxy's word stand for its connection. Forwarded, the standard, is taken
