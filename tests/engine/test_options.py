@@ -1,4 +1,4 @@
-"""limits.queue_time, app.root_path, server.early_hints, server.health: what they say on the wire."""
+"""What limits.queue_time, app.root_path, server.early_hints and server.health say on the wire."""
 
 from __future__ import annotations
 

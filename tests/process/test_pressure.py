@@ -101,7 +101,7 @@ def only_worker(service: Service) -> int:
 
 
 def leave_descriptors(pid: int, count: int) -> int:
-    """Let a process open `count` more; how many it has then (RLIMIT_NOFILE bounds their numbers)."""
+    """Let a process open `count` more; how many it has then (RLIMIT_NOFILE bounds the numbers)."""
     used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     free = [number for number in range(2000) if number not in used]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[count], 5000))
