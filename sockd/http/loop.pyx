@@ -122,16 +122,13 @@ cdef extern from "sched.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object value)
-
 cdef extern from "time.h" nogil:
     ctypedef long time_t
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* value)
-    int CLOCK_REALTIME
+    int CLOCK_REALTIME_COARSE
 
 cdef enum:
     EVENTS = 256
@@ -158,7 +155,7 @@ cdef class Handler:
         raise NotImplementedError
 
     cdef int recycle(self, Response response) except -1:
-        """A closed response that nobody holds any more, to be used for another request."""
+        """A response is closed and all of it was sent, or its connection has ended."""
         return 0
 
 
@@ -358,7 +355,7 @@ cdef class Loop:
 
     cdef _tell_date(self):
         cdef timespec value
-        clock_gettime(CLOCK_REALTIME, &value)
+        clock_gettime(CLOCK_REALTIME_COARSE, &value)
         if value.tv_sec != self.date:
             self.date = value.tv_sec
             set_date(self.date)
@@ -794,8 +791,7 @@ cdef class Loop:
                 finally:
                     come_back(self.helper)
             response.stream = None
-            if Py_REFCNT(response) == 1:
-                self.handler.recycle(<Response>response)
+            self.handler.recycle(response)
         return 0
 
     # -- ends --------------------------------------------------------------------------------

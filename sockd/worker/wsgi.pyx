@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy
@@ -30,8 +30,6 @@ from sockd.http.forwarded cimport (
 )
 from sockd.http.loop cimport Handler, Loop
 from sockd.http.parser cimport (
-    CONTENT_LENGTH,
-    CONTENT_TYPE,
     COOKIE,
     FORWARDED,
     REQUEST_START,
@@ -47,6 +45,7 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
     PyObject* PyDict_SetDefault(object table, object key, object default) except NULL
     Py_ssize_t PyDict_GET_SIZE(object table)
+    Py_ssize_t Py_REFCNT(object value)
     void* PyUnicode_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
@@ -56,16 +55,22 @@ cdef enum:
     NAMES_FILLED = 512
     # A list of small pieces is sent as one.
     JOINED = 65536
-    SPARE_CALLS = 8
     # What write() takes before it goes to a file.
     IN_MEMORY = 1 << 20
+
+    # Values that are remembered are not longer than this.
+    VALUE = 256
 
 cdef struct Name:
     char* raw
     uint32_t size
     PyObject* key
+    # The last value, since clients repeat themselves; NULL where it is a secret.
+    PyObject* value
 
+SECRETS = frozenset(("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"))
 cdef Name _names[NAMES]
+cdef Name _host
 cdef int _names_filled = 0
 
 
@@ -73,8 +78,8 @@ cdef inline str _text(const char* data, Span* span):
     return <str>PyUnicode_DecodeLatin1(data + span.start, span.size, NULL)
 
 
-cdef str _environ_key(const char* name, uint32_t size):
-    """HTTP_X_NAME for a field name, remembered by its bytes."""
+cdef Name* _name(const char* name, uint32_t size) except? NULL:
+    """The entry of a field name, found by its bytes; NULL if there is no room for it."""
     global _names_filled
     cdef uint32_t i
     cdef uint32_t mixed = size
@@ -87,20 +92,47 @@ cdef str _environ_key(const char* name, uint32_t size):
         if entry.raw == NULL:
             break
         if entry.size == size and memcmp(entry.raw, name, size) == 0:
-            return <str>entry.key
+            return entry
     else:
-        entry = NULL
+        return NULL
+    if _names_filled == NAMES_FILLED:
+        return NULL
+    key = _environ_key(name, size)
+    entry.raw = <char*>malloc(size)
+    if entry.raw == NULL:
+        return NULL
+    memcpy(entry.raw, name, size)
+    entry.size = size
+    Py_INCREF(key)
+    entry.key = <PyObject*>key
+    if key not in SECRETS:
+        Py_INCREF("")
+        entry.value = <PyObject*>""
+    _names_filled += 1
+    return entry
+
+
+cdef str _environ_key(const char* name, uint32_t size):
     text = PyBytes_FromStringAndSize(name, size).decode("ascii").upper().replace("-", "_")
-    key = sys.intern("HTTP_" + text)
-    if entry != NULL and _names_filled < NAMES_FILLED:
-        entry.raw = <char*>malloc(size)
-        if entry.raw != NULL:
-            memcpy(entry.raw, name, size)
-            entry.size = size
-            Py_INCREF(key)
-            entry.key = <PyObject*>key
-            _names_filled += 1
-    return key
+    return sys.intern({
+        "CONTENT_TYPE": "CONTENT_TYPE", "CONTENT_LENGTH": "CONTENT_LENGTH",
+    }.get(text, "HTTP_" + text))
+
+
+cdef str _value(Name* entry, const char* data, Span* span):
+    """The text of a field's value, that of the last request if it is the same."""
+    cdef PyObject* last = entry.value
+    if last == NULL or span.size > VALUE:
+        return _text(data, span)
+    if PyUnicode_GET_LENGTH(<object>last) == span.size and memcmp(
+        PyUnicode_DATA(<object>last), data + span.start, span.size
+    ) == 0:
+        return <str>last
+    value = _text(data, span)
+    Py_INCREF(value)
+    entry.value = <PyObject*>value
+    Py_DECREF(<object>last)
+    return value
 
 
 cdef class FileWrapper:
@@ -368,7 +400,7 @@ cdef class WSGIHandler(Handler):
 
     cdef object application
     cdef list templates
-    cdef list spare
+    cdef Call spare
     cdef readonly bint multiprocess
     cdef readonly bint multithread
     cdef str root
@@ -384,7 +416,9 @@ cdef class WSGIHandler(Handler):
         self.multiprocess = multiprocess
         self.multithread = settings.threads > 1
         self.templates = []
-        self.spare = []
+        if _host.value == NULL:
+            Py_INCREF("")
+            _host.value = <PyObject*>""
 
     cdef _make_templates(self, Loop loop):
         """What every environ of a listener has in common. All keys of a request are there from
@@ -393,12 +427,12 @@ cdef class WSGIHandler(Handler):
             name = listener.getsockname()
             host, port = name[:2] if isinstance(name, tuple) else ("localhost", 80)
             self.templates.append({
-                "REQUEST_METHOD": "",
+                "REQUEST_METHOD": "GET",
                 "SCRIPT_NAME": self.root,
                 "PATH_INFO": "",
                 "QUERY_STRING": "",
                 "RAW_URI": "",
-                "SERVER_PROTOCOL": "",
+                "SERVER_PROTOCOL": "HTTP/1.1",
                 "SERVER_NAME": host,
                 "SERVER_PORT": str(port),
                 "SERVER_SOFTWARE": f"sockd/{sockd.__version__}",
@@ -421,25 +455,36 @@ cdef class WSGIHandler(Handler):
         cdef dict environ
         cdef Field* field
         cdef uint32_t i
+        cdef Name* name
         cdef str key
         cdef str value
         cdef str method
+        cdef str target
         cdef PyObject* earlier
         cdef Py_ssize_t count
         cdef uint32_t forwarded = 0
         if not self.templates:
             self._make_templates(loop)
-        call = <Call>self.spare.pop() if self.spare else Call()
+        call = self.spare
+        if call is None or Py_REFCNT(call) > 2:
+            # Somebody has it still: a connection, a thread, an application that kept its
+            # start_response.
+            call = self.spare = Call()
         call.loop = loop
         call.handler = self
         environ = <dict>PyDict_Copy(self.templates[c.listener])
         call.environ = environ
-        method = _text(data, &head.method)
-        environ["REQUEST_METHOD"] = method
+        if head.method.size == 3 and memcmp(data + head.method.start, b"GET", 3) == 0:
+            method = "GET"  # as in the template
+        else:
+            method = _text(data, &head.method)
+            environ["REQUEST_METHOD"] = method
+        target = _text(data, &head.target)
         if head.path.size == 0:
             environ["PATH_INFO"] = "/"  # RFC 9112 3.2.2, of an absolute-form without a path
         elif memchr(data + head.path.start, 37, head.path.size) == NULL:
-            environ["PATH_INFO"] = _text(data, &head.path)
+            environ["PATH_INFO"] = (
+                target if head.path.size == head.target.size else _text(data, &head.path))
         else:
             raw = PyBytes_FromStringAndSize(data + head.path.start, head.path.size)
             environ["PATH_INFO"] = urllib.parse.unquote_to_bytes(raw).decode("latin-1")
@@ -447,26 +492,27 @@ cdef class WSGIHandler(Handler):
             self._take_root(environ)
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
-        environ["RAW_URI"] = _text(data, &head.target)
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
+        environ["RAW_URI"] = target
+        if head.minor == 0:
+            environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         peer = peer_of(c)
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = peer[1]
         if head.authority.size:
-            environ["HTTP_HOST"] = _text(data, &head.authority)
+            environ["HTTP_HOST"] = _value(&_host, data, &head.authority)
         for i in range(head.count):
             field = &head.fields[i]
             if field.id >= FORWARDED:
                 if not loop.trust.trusts(<str>peer[0]):
                     continue
                 forwarded |= 1 << field.id
-            value = _text(data, &field.value)
-            if field.id == CONTENT_TYPE:
-                key = "CONTENT_TYPE"
-            elif field.id == CONTENT_LENGTH:
-                key = "CONTENT_LENGTH"
+            name = _name(data + field.name.start, field.name.size)
+            if name != NULL:
+                key = <str>name.key
+                value = _value(name, data, &field.value)
             else:
                 key = _environ_key(data + field.name.start, field.name.size)
+                value = _text(data, &field.value)
             count = PyDict_GET_SIZE(environ)
             earlier = PyDict_SetDefault(environ, key, value)
             if PyDict_GET_SIZE(environ) == count:  # equal short values may be one object
@@ -539,8 +585,5 @@ cdef class WSGIHandler(Handler):
             port or explicit or ("443" if environ["wsgi.url_scheme"] == "https" else "80"))
 
     cdef int recycle(self, Response response) except -1:
-        cdef Call call = <Call>response
-        call.environ = None
-        if len(self.spare) < SPARE_CALLS:
-            self.spare.append(call)
+        (<Call>response).environ = None
         return 0
