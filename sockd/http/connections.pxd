@@ -55,6 +55,7 @@ cdef struct Connection:
     uint32_t progress
     bint late  # the helper has refused its head
     bint taken  # the helper has accepted it
+    bint done_asking  # its peer announced that this is its last request, and nothing came behind it
     Buffer input
     Head* head
     Body* body

@@ -570,6 +570,8 @@ cdef class Loop:
                 if c.body.phase == COMPLETE:
                     if c.body.chunked:
                         (<Response>c.response).received = c.body.received
+                    if at < size:
+                        c.done_asking = False
                     body = body_take(c.body)
                     body_free(c.body)
                     c.body = NULL
@@ -602,10 +604,13 @@ cdef class Loop:
         response.connection = c
         Py_INCREF(response)
         c.response = <PyObject*>response
+        c.done_asking = not c.head.keep_alive
         drop_head(&self.all, c)
         if not chunked and length <= <int64_t>size:
             # The usual case: no body, or one that is here already.
             length = max(length, 0)
+            if length < <int64_t>size:
+                c.done_asking = False
             self._run(c, BytesIO(PyBytes_FromStringAndSize(head + head_size, length)))
             return length
         c.body = body_new(chunked, length, self.body_limit)
@@ -715,6 +720,7 @@ cdef class Loop:
     cdef int _finish(self, Connection* c) except -1:
         cdef Response response = <Response>c.response
         cdef bint keep_alive = response.keep_alive
+        cdef bint at_once = c.done_asking
         cdef linger_option reset
         if response.complaint is not None:
             self._complain(c, response.complaint, True)
@@ -724,12 +730,13 @@ cdef class Loop:
             reset.l_onoff = 1
             reset.l_linger = 0
             setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+            at_once = True
         self._release(c)
         c.served += 1
-        if not keep_alive:
-            return self._close(c)
-        enter(&self.all, c, IDLE)
-        return 0
+        if keep_alive:
+            enter(&self.all, c, IDLE)
+            return 0
+        return self._close(c) if at_once else self._linger(c)
 
     cdef int _release(self, Connection* c) except -1:
         """The request is no longer in hand."""
@@ -784,8 +791,8 @@ cdef class Loop:
         return self._linger(c)
 
     cdef int _linger(self, Connection* c) except -1:
-        """Close after a response that came before all input was read: close() would reset the
-        connection under it (RFC 9112 9.6), so shut down one way and read on for a while."""
+        """Close after a response while input is unread or may be on its way: close() would reset
+        the connection under it (RFC 9112 9.6), so shut down one way and read on for a while."""
         self._forget(c)
         if shutdown(c.fd, SHUT_WR) < 0:
             return self._close(c)
