@@ -48,7 +48,9 @@ cdef class Loop:
     cdef int _expire(self, uint64_t now) except -1
     cdef int _listen_if_free(self) except -1
     cdef int _accept(self, int index) except -1
-    cdef bint _shed(self) except -1
+    cdef bint _make_room(self) except -1
+    cdef Connection* _longest_idle(self) noexcept
+    cdef int _end_unless_it_asks(self, Connection* c) except -1
     cdef int _begin_drain(self) except -1
     cdef int _want(self, Connection* c, uint32_t events) except -1
     cdef int _readable(self, Connection* c) except -1

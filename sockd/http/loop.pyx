@@ -142,8 +142,10 @@ cdef enum:
     PIECES = 16
     LINGER_USEC = 2000000
     LINGER_BYTES = 1 << 20
-    # A connection that has not asked anything yet, when its worker is told to close idle ones.
+    # A connection that has not asked anything yet counts as idle after this.
     GRACE_USEC = 1000000
+    # Connections that are looked at to find one that can be closed.
+    ATTEMPTS = 16
     ACCEPT_AGAIN_USEC = 200000
 
 
@@ -410,8 +412,10 @@ cdef class Loop:
                 rouse(self.helper)
         if self.draining or self.listening.again:
             return 0
-        return self.listening.turn(
-            has_thread and self.slot.connections < self.connection_limit)
+        if self.slot.connections >= self.connection_limit and not self._make_room():
+            # Not until one closes: others become idle, and can be closed for those who wait.
+            return self.listening.pause(ACCEPT_AGAIN_USEC)
+        return self.listening.turn(has_thread)
 
     cdef int _accept(self, int index) except -1:
         """One connection: accepted, and served at once if its request is there already. Returns
@@ -421,7 +425,7 @@ cdef class Loop:
         if not self.listening.on or (not self.draining and self.listening.leaves_it()):
             return 0
         outcome = self.listening.accept(index, &c)
-        if outcome == NO_ROOM and not self._shed():
+        if outcome == NO_ROOM and not self._make_room():
             # Without this the loop would turn at full speed on a connection it cannot take.
             self.listening.pause(ACCEPT_AGAIN_USEC)
             return 0
@@ -434,21 +438,46 @@ cdef class Loop:
         if c.state == NEW and not self.listening.alone:
             # In a burst of connections that ask nothing yet: the others were woken for theirs.
             sched_yield()
-        if self.slot.connections >= self.connection_limit and not self._shed():
-            self.listening.turn(False)
+        if self.slot.connections >= self.connection_limit:
+            self._listen_if_free()
         return 1
 
-    cdef bint _shed(self) except -1:
-        """Close the connection that has been idle longest, to make room. False if none is."""
-        cdef Connection* c = self.all.queues[<int>IDLE].first
-        while c != NULL:
-            self._readable(c)  # a request may be in the socket already
-            if c.state == IDLE:
-                self._close(c)
+    cdef bint _make_room(self) except -1:
+        """Close the connection that is of least use: one that only lingers, else the one that has
+        been idle longest, or silent from its start. False if each has a request."""
+        cdef Connection* c
+        cdef int attempt
+        for attempt in range(ATTEMPTS):
+            c = self.all.queues[<int>LINGERING].first
+            if c == NULL:
+                c = self._longest_idle()
+            if c == NULL:
+                return False
+            self._end_unless_it_asks(c)
             if c.state == CLOSED:
                 return True
-            c = self.all.queues[<int>IDLE].first
         return False
+
+    cdef Connection* _longest_idle(self) noexcept:
+        cdef Connection* idle = self.all.queues[<int>IDLE].first
+        cdef Connection* silent = self.all.queues[<int>NEW].first
+        if silent == NULL or (idle != NULL and idle.deadline < silent.deadline):
+            return idle
+        if self.all.now + self.all.queues[<int>NEW].span < silent.deadline + GRACE_USEC:
+            return idle  # that one may be about to ask
+        return silent
+
+    cdef int _end_unless_it_asks(self, Connection* c) except -1:
+        """A request may be in the socket already, or wait in memory for its turn."""
+        try:
+            if c.state == LINGERING:
+                return self._close(c)
+            self._readable(c)
+            if c.state <= <int>IDLE and not c.interest & EPOLLOUT:
+                self._close(c)
+        except Exception:
+            self._broken(c)
+        return 0
 
     cdef int _begin_drain(self) except -1:
         cdef Connection* c
@@ -467,8 +496,10 @@ cdef class Loop:
             self.listening.turn(False)
         self.listening.again = 0
         if close_idle:
-            while self._shed():
-                pass
+            c = self.all.queues[<int>IDLE].first
+            while c != NULL:
+                self._end_unless_it_asks(c)
+                c = self.all.queues[<int>IDLE].first
             self.all.queues[<int>NEW].span = GRACE_USEC
             c = self.all.queues[<int>NEW].first
             while c != NULL:

@@ -368,7 +368,13 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(serve) -> None:
 
 @pytest.mark.parametrize(
     "request_bytes",
-    [get("/close"), get(extra=CLOSE), post(b"abc", CLOSE), b"GET / HTTP/1.0\r\n\r\n", b"BAD\r\n\r\n"],
+    [
+        get("/close"),
+        get(extra=CLOSE),
+        post(b"abc", CLOSE),
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"BAD\r\n\r\n",
+    ],
 )
 def test_what_comes_behind_the_last_request_does_not_hurt_its_answer(serve, request_bytes) -> None:
     """With close() alone the connection is reset, and of the answer is lost what the client has
