@@ -1,6 +1,7 @@
 # cython: language_level=3
 """WSGI (PEP 3333) on the connection loop: environ, start_response, the iterable."""
 
+import contextlib
 import os
 import stat
 import sys
@@ -293,28 +294,36 @@ cdef class Call(Response):
 
     cdef int _report(self, str what, object exc_info) except -1:
         if self.handler.report is not None:
-            self.handler.report(f"{self.describe()}: {what}", exc_info, {
-                "HTTP_METHOD": self.environ["REQUEST_METHOD"],
-                "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
-            })
+            with contextlib.suppress(MemoryError):
+                self.handler.report(f"{self.describe()}: {what}", exc_info, {
+                    "HTTP_METHOD": self.environ["REQUEST_METHOD"],
+                    "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+                })
         return 0
 
     cdef int close(self) except -1:
         cdef object iterable = self.iterable
         self.closed = True
-        if self.body is not None and type(self.body) is not BytesIO:
-            self.body.close()  # a spooled body: its file goes with the request
-        if self.spool is not None:
-            self.spool.close()
+        if self.spool is not None or type(self.body) is not BytesIO:
+            self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                try:
+            try:
+                close = getattr(iterable, "close", None)
+                if close is not None:
                     close()
-                except BaseException:
-                    self.loop.slot.exceptions += 1
-                    self._report("close() of the response failed", sys.exc_info())
+            except BaseException:
+                self.loop.slot.exceptions += 1
+                self._report("close() of the response failed", sys.exc_info())
+        return 0
+
+    cdef int _close_files(self) except -1:
+        """Those of a large body and of what was written go with the request. Closing the latter
+        wants to write what is left of it, on a disk that may be full."""
+        for file in (self.body, self.spool):
+            if file is not None:
+                with contextlib.suppress(OSError, MemoryError):
+                    file.close()
         return 0
 
     cdef str describe(self):

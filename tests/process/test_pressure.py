@@ -40,8 +40,9 @@ def app(environ, start_response):
     answer = b"%d" % (process.failed() if path == "/failed" else os.getpid())
     if path == "/write":
         write = start_response("200 OK", [])
-        for _ in range(8):
-            write(b"x" * (1 << 20))
+        size = int(environ["QUERY_STRING"])
+        for _ in range((8 << 20) // size):
+            write(b"x" * size)
         return [b"end"]
     if path == "/pieces":
         start_response("200 OK", [("X-Some", "header")])
@@ -101,7 +102,7 @@ def only_worker(service: Service) -> int:
 
 
 def leave_descriptors(pid: int, count: int) -> int:
-    """Let a process open `count` more; how many it has then (RLIMIT_NOFILE bounds their numbers)."""
+    """Let a process open `count` more (RLIMIT_NOFILE bounds their numbers); how many it has then."""
     used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     free = [number for number in range(2000) if number not in used]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[count], 5000))
@@ -201,11 +202,11 @@ class TestDisk:
     ) -> None:
         pressed.start(SMALL_DISK).ready()
         pid = only_worker(pressed)
-        for _ in range(8):
-            answer = talk(pressed, CLOSING.replace(b" / ", b" /write "))
+        for size in (1000, 5000, 100_000, MIB) * 2:
+            answer = talk(pressed, CLOSING.replace(b" / ", b" /write?%d " % size))
             assert answer.startswith(b"HTTP/1.1 500 ")
             eventually(lambda: self.used(pressed) == 0)
-        assert pressed.log().count("GET /write: the application failed") == 8
+        assert pressed.log().count(": the application failed") == 8
         assert "No space left on device" in pressed.log()
         assert talk(pressed, CLOSING).endswith(b"%d" % pid)
 
@@ -272,11 +273,12 @@ class TestMemory:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     client.sendall(data)
                     client.shutdown(socket.SHUT_WR)
+                client.settimeout(5)
                 until_end(client)
-            while not (answer := talk(service, CLOSING.replace(b" / ", b" /failed "))).startswith(
-                EXPECTED
-            ):
-                pass
+            answer = b""
+            while not answer.startswith(EXPECTED):
+                assert only_worker(service) == pid, f"allocation {first}"
+                answer = talk(service, CLOSING.replace(b" / ", b" /failed "))
             reached = not answer.endswith(b"0")
             talk(service, CLOSING.replace(b" / ", b" /fail/0-0 "))
             assert talk(service, CLOSING).endswith(b"%d" % pid), f"allocation {first}"
