@@ -8,7 +8,6 @@ slow client has not read yet never holds the application. `sockd.http.connection
 a connection's states; the native helper (`sockd.http.helper`) stands in while the loop is away.
 """
 
-import contextlib
 import sys
 from io import BytesIO
 
@@ -887,5 +886,7 @@ cdef class Loop:
 
     cdef void _report_fault(self) noexcept:
         if self.handler.report is not None:
-            with contextlib.suppress(MemoryError):
+            try:
                 self.handler.report("internal error on a connection", sys.exc_info(), {})
+            except MemoryError:
+                pass

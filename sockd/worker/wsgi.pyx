@@ -1,7 +1,6 @@
 # cython: language_level=3
 """WSGI (PEP 3333) on the connection loop: environ, start_response, the iterable."""
 
-import contextlib
 import os
 import stat
 import sys
@@ -50,6 +49,8 @@ cdef enum:
     SPARE_CALLS = 8
     # What write() takes before it goes to a file.
     IN_MEMORY = 1 << 20
+
+cdef object END = object()  # of an iterable
 
 cdef struct Name:
     char* raw
@@ -242,14 +243,12 @@ cdef class Call(Response):
             if self.written is not None:
                 self._send_written()
                 return 0
-            try:
-                data = next(self.iterator)
-            except StopIteration:
-                self._check_started()
+            data = next(self.iterator, END)
+            self._check_started()
+            if data is END:
                 self.end()
                 return 0
             data = self._piece(data)
-            self._check_started()
             if data:
                 self.add(<bytes>data, self.known_length)
         except BaseException:
@@ -294,11 +293,13 @@ cdef class Call(Response):
 
     cdef int _report(self, str what, object exc_info) except -1:
         if self.handler.report is not None:
-            with contextlib.suppress(MemoryError):
+            try:
                 self.handler.report(f"{self.describe()}: {what}", exc_info, {
                     "HTTP_METHOD": self.environ["REQUEST_METHOD"],
                     "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
                 })
+            except MemoryError:
+                pass
         return 0
 
     cdef int close(self) except -1:
@@ -322,8 +323,10 @@ cdef class Call(Response):
         wants to write what is left of it, on a disk that may be full."""
         for file in (self.body, self.spool):
             if file is not None:
-                with contextlib.suppress(OSError, MemoryError):
+                try:
                     file.close()
+                except (OSError, MemoryError):
+                    pass
         return 0
 
     cdef str describe(self):
