@@ -70,32 +70,32 @@ cdef class Listening:
         self.threads = settings.threads
         self.alone = settings.workers == 1
 
-    cdef int turn(self, bint on) except -1:
-        """Take the listeners into epoll, or out (an exclusive entry cannot be modified)."""
+    cdef void turn(self, bint on) noexcept:
+        """Take the listeners into epoll, or out (an exclusive entry cannot be modified). Without
+        memory for that they are out, and tried again."""
         cdef int index
         self.again = 0
         if on == self.on:
-            return 0
-        for index in range(self.count):
-            self._watch(index, on)
+            return
         self.on = on
-        return 0
+        for index in range(self.count):
+            if not self._watch(index, on):
+                self.pause(AGAIN_USEC)
+                return
 
-    cdef int pause(self, uint64_t usec) except -1:
+    cdef void pause(self, uint64_t usec) noexcept:
         self.turn(False)
         self.again = self.all.now + usec
-        return 0
 
-    cdef int _watch(self, int index, bint on) except -1:
+    cdef bint _watch(self, int index, bint on) noexcept:
         cdef epoll_event event
         event.events = EPOLLIN | EPOLLEXCLUSIVE
         event.data.u64 = tagged(index, OF_LISTENER)
-        if epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
-                     self.fds[index], &event) < 0:
-            raise OSError(errno, "cannot watch a listening socket")
-        return 0
+        # Those that were not in are not found when all are taken out.
+        return epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
+                         self.fds[index], &event) == 0 or not on
 
-    cdef int accept(self, int index, Connection** connection) except -3:
+    cdef int accept(self, int index, Connection** connection) noexcept:
         """1 and a connection in state NEW, or one of Nothing."""
         cdef socklen_t size = sizeof(sockaddr_in6)
         cdef sockaddr_in6 address
@@ -116,10 +116,11 @@ cdef class Listening:
             # The kernel wakes the first waiting worker in the order of their registration: the
             # last one to accept goes to the end of that line.
             self._watch(index, False)
-            self._watch(index, True)
+            if not self._watch(index, True):
+                self.pause(AGAIN_USEC)
         return 1
 
-    cdef bint leaves_it(self) except -1:
+    cdef bint leaves_it(self) noexcept:
         """Leave what waits to workers that have fewer connections: they were woken for others of
         the same burst, or will be, and look at this one then."""
         cdef uint64_t now = self.all.now

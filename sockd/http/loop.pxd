@@ -44,13 +44,16 @@ cdef class Loop:
     cdef uint64_t drain_deadline
 
     cdef _instruct_helper(self, settings, Board board)
-    cdef _tell_date(self)
+    cdef void _tell_date(self) noexcept
     cdef int _turn(self) except -1
     cdef int _timeout(self)
-    cdef int _expire(self, uint64_t now) except -1
-    cdef int _listen_if_free(self) except -1
-    cdef int _accept(self, int index) except -1
-    cdef bint _shed(self) except -1
+    cdef void _expire(self, uint64_t now) noexcept
+    cdef int _cut(self, Connection* c, str why) except -1
+    cdef void _listen_if_free(self) noexcept
+    cdef bint _accept(self, int index) noexcept
+    cdef bint _make_room(self) noexcept
+    cdef Connection* _longest_idle(self) noexcept
+    cdef void _end_unless_it_asks(self, Connection* c) noexcept
     cdef int _begin_drain(self) except -1
     cdef int _want(self, Connection* c, uint32_t events) except -1
     cdef int _readable(self, Connection* c) except -1
@@ -74,6 +77,7 @@ cdef class Loop:
     cdef _note_refusal(self, Connection* c, int verdict)
     cdef int _refuse(self, Connection* c, int verdict) except -1
     cdef int _linger(self, Connection* c) except -1
-    cdef _forget(self, Connection* c)
-    cdef int _close(self, Connection* c) except -1
-    cdef int _broken(self, Connection* c) except -1
+    cdef void _forget(self, Connection* c) noexcept
+    cdef void _close(self, Connection* c) noexcept
+    cdef void _broken(self, Connection* c) noexcept
+    cdef void _report_fault(self) noexcept

@@ -27,6 +27,7 @@ cdef class Response:
     cdef int thread
     cdef int job
     cdef bint in_pool
+    cdef Response next_in_line
     cdef bint closed
     cdef object body
     cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
@@ -69,6 +70,8 @@ cdef class Response:
     cdef int add_file(self, int fd, int64_t at, int64_t size, int64_t known_length) except -1
     cdef int end(self) except -1
     cdef int fail(self, int code, list headers=*) except -1
+    cdef void give_up(self) noexcept
+    cdef void _cut(self) noexcept
     cdef bint pending(self) noexcept
     cdef int work(self) except -1
     cdef int begin(self) except -1
@@ -82,7 +85,7 @@ cdef class Response:
     cdef int _write_head(self, int64_t known_length) except -1
 
 
-cdef void set_date(long long seconds)
+cdef int set_date(long long seconds) except -1
 cdef str plain_text(object text)
 cdef send_early_hints(int fd, list headers)
 cdef bytes plain_response(int code, str text)

@@ -83,12 +83,13 @@ cdef Kind _kind(const char* name, Py_ssize_t size) noexcept nogil:
 cdef bytes date_field = b""
 
 
-cdef void set_date(long long seconds):
+cdef int set_date(long long seconds) except -1:
     """The time of all responses from here on, in seconds since the epoch (RFC 9110 6.6.1)."""
     global date_field
     cdef char line[DATE_LINE]
     date_line(line, seconds)
     date_field = line[:DATE_LINE]
+    return 0
 
 
 cdef bytes plain_response(int code, str text):
@@ -420,18 +421,28 @@ cdef class Response:
     cdef int fail(self, int code, list headers=[]) except -1:
         """Answer with sockd's own plain `code`, if nothing was sent; else cut the response, which
         the peer can tell by its framing."""
+        if self.head_written:
+            self._cut()
+            return 0
         self.piece = None
         self.file_left = 0
-        if self.head_written:
-            self.keep_alive = False
-            self.complete = self.cut = True
-            return 0
         phrase = HTTPStatus(code).phrase
         self.start(
             f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers])
         body = f"{phrase}\n".encode()
         self.add(body, len(body))
         return self.end()
+
+    cdef void give_up(self) noexcept:
+        """Cut the response after an error that could not even be answered with a 500."""
+        self.complaint = "an internal error, or too little memory, ended the response"
+        self._cut()
+
+    cdef void _cut(self) noexcept:
+        self.piece = None
+        self.file_left = 0
+        self.keep_alive = False
+        self.complete = self.cut = True
 
     cdef int begin(self) except -1:
         raise NotImplementedError

@@ -61,6 +61,8 @@ cdef enum:
     # Values that are remembered are not longer than this.
     VALUE = 256
 
+cdef object END = object()  # of an iterable
+
 cdef struct Name:
     char* raw
     uint32_t size
@@ -300,14 +302,12 @@ cdef class Call(Response):
             if self.written is not None:
                 self._send_written()
                 return 0
-            try:
-                data = next(self.iterator)
-            except StopIteration:
-                self._check_started()
+            data = next(self.iterator, END)
+            self._check_started()
+            if data is END:
                 self.end()
                 return 0
             data = self._piece(data)
-            self._check_started()
             if data:
                 self.add(<bytes>data, self.known_length)
         except BaseException:
@@ -364,28 +364,40 @@ cdef class Call(Response):
 
     cdef int _report(self, str what, object exc_info) except -1:
         if self.handler.report is not None:
-            self.handler.report(f"{self.describe()}: {what}", exc_info, {
-                "HTTP_METHOD": self.environ["REQUEST_METHOD"],
-                "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
-            })
+            try:
+                self.handler.report(f"{self.describe()}: {what}", exc_info, {
+                    "HTTP_METHOD": self.environ["REQUEST_METHOD"],
+                    "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+                })
+            except MemoryError:
+                pass
         return 0
 
     cdef int close(self) except -1:
         cdef object iterable = self.iterable
         self.closed = True
-        if self.body is not None and type(self.body) is not BytesIO:
-            self.body.close()  # a spooled body: its file goes with the request
-        if self.spool is not None:
-            self.spool.close()
+        if self.spool is not None or type(self.body) is not BytesIO:
+            self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                try:
+            try:
+                close = getattr(iterable, "close", None)
+                if close is not None:
                     close()
-                except BaseException:
-                    self.loop.slot.exceptions += 1
-                    self._report("close() of the response failed", sys.exc_info())
+            except BaseException:
+                self.loop.slot.exceptions += 1
+                self._report("close() of the response failed", sys.exc_info())
+        return 0
+
+    cdef int _close_files(self) except -1:
+        """Those of a large body and of what was written go with the request. Closing the latter
+        wants to write what is left of it, on a disk that may be full."""
+        for file in (self.body, self.spool):
+            if file is not None:
+                try:
+                    file.close()
+                except (OSError, MemoryError):
+                    pass
         return 0
 
     cdef str describe(self):

@@ -221,6 +221,36 @@ def test_connections_beyond_the_limit_wait_in_the_backlog(serve) -> None:
         assert b"200 OK" in read_all(third)
 
 
+def test_connections_that_become_idle_make_room(serve) -> None:
+    engine = serve(hello, limits_connections=2)
+    busy = [engine.connect(), engine.connect()]
+    for client in busy:
+        client.sendall(GET[:-2])
+    assert eventually(lambda: engine.slot["bytes_in"] == 2 * len(GET[:-2]))
+    with engine.connect() as third, busy[0], busy[1]:
+        third.sendall(get(extra=CLOSE))
+        time.sleep(0.1)
+        for client in busy:
+            client.sendall(b"\r\n")
+            assert read_response(client)[0] == 200
+        assert b"200 OK" in read_all(third)
+        assert busy[0].recv(1) == b""
+
+
+def test_pipelined_requests_are_not_taken_for_idle(serve) -> None:
+    engine = serve(hello, limits_connections=2)
+    with engine.connect() as client:
+        client.sendall(GET * 1000)
+        others = [engine.connect() for _ in range(20)]
+        for other in others:
+            other.sendall(get(extra=CLOSE))
+        for other in others:
+            with other:
+                assert b"200 OK" in read_all(other)
+        for _ in range(1000):
+            assert read_response(client)[0] == 200
+
+
 def test_idle_connections_make_room_oldest_first(serve) -> None:
     engine = serve(hello, limits_connections=3)
     clients = []

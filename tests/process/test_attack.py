@@ -145,7 +145,7 @@ def test_clients_that_never_close(service: Service, threads: int) -> None:
 
 
 def test_silent_connections_make_room(service: Service, threads: int) -> None:
-    service.settings["limits.connections"] = 20
+    service.settings["limits.connections"] = 50
     with Attacked(service, threads) as attacked, contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(attacked.connect())
