@@ -39,6 +39,9 @@ cdef extern from "unistd.h" nogil:
     int close(int fd)
 
 cdef enum:
+    # What the kernel takes of a response that it cannot send yet. Otherwise it is up to 4 MiB, so a
+    # few hundred clients that do not read bring all of TCP to its limit (tcp_mem of tcp(7)).
+    UNSENT = 256 << 10
     # A worker that has its share leaves a connection to the others for this long,
     LEFT_USEC = 1000
     # but not longer than this in a row: those others may be stuck,
@@ -62,6 +65,7 @@ cdef class Listening:
             if listener.family != socket.AF_UNIX:
                 # Inherited by what is accepted: no system call for each connection.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self.board = board
         self.threads = settings.threads
         self.alone = settings.workers == 1
