@@ -1,4 +1,4 @@
-"""Deliberate faults in the parser, the body reader and the responses: the tests have to see each.
+"""Deliberate faults in parser, bodies, responses and loop: the tests have to see each.
 
 `make mutants`, or `make mutants FAULT=WORD` for those with the word in their name. Each fault is
 put into a copy of the tree, in which only its module is compiled anew; a fault that no test sees
@@ -20,6 +20,7 @@ PLACE = ROOT / "build" / "mutants"
 
 PARSING = ["tests/engine/test_parser.py", "tests/engine/test_corpus.py::test_parser"]
 SERVING = ["tests/engine/test_wire.py"]
+TIMING = ["tests/engine/test_deadlines.py"]
 
 
 class Mutant(NamedTuple):
@@ -211,7 +212,7 @@ RESPONSE = [
     ),
     Mutant(
         "the connection of a cut response lives",
-        "self.keep_alive = False\n            self.complete = self.cut = True",
+        "self.keep_alive = False\n        self.complete = self.cut = True",
         "self.complete = True",
     ),
     Mutant(
@@ -219,10 +220,20 @@ RESPONSE = [
     ),
 ]
 
+LOOP = [
+    Mutant("closed under unread input", "at_once = c.done_asking", "at_once = True"),
+    Mutant(
+        "an empty line begins a request",
+        "if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):",
+        "if c.state != HEAD:",
+    ),
+]
+
 MUTANTS = [
     *(("sockd/http/parser.pyx", mutant, PARSING) for mutant in PARSER),
     *(("sockd/http/body.pyx", mutant, PARSING) for mutant in BODY),
     *(("sockd/http/response.pyx", mutant, SERVING) for mutant in RESPONSE),
+    *(("sockd/http/loop.pyx", mutant, [*SERVING, *TIMING]) for mutant in LOOP),
 ]
 
 
@@ -280,7 +291,7 @@ def judge(number: int) -> str:
 def main(word: str = "") -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     place = copy_of_the_tree("none")
-    if not survives(place, [*PARSING, *SERVING]):
+    if not survives(place, [*PARSING, *SERVING, *TIMING]):
         print("the tests fail without any fault")
         return 1
     chosen = [number for number, (_, mutant, _) in enumerate(MUTANTS) if word in mutant.fault]
