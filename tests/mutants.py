@@ -1,4 +1,4 @@
-"""Deliberate faults in the parser, the body reader and the responses: the tests have to see each.
+"""Deliberate faults in parser, bodies, responses and loop: the tests have to see each.
 
 `make mutants`, or `make mutants FAULT=WORD` for those with the word in their name. Each fault is
 put into a copy of the tree, in which only its module is compiled anew; a fault that no test sees
@@ -20,6 +20,7 @@ PLACE = ROOT / "build" / "mutants"
 
 PARSING = ["tests/engine/test_parser.py", "tests/engine/test_corpus.py::test_parser"]
 SERVING = ["tests/engine/test_wire.py"]
+TIMING = ["tests/engine/test_deadlines.py"]
 
 
 class Mutant(NamedTuple):
@@ -72,8 +73,13 @@ PARSER = [
         "while end > at and (line[end - 1] == 32 or line[end - 1] == 9):",
         "while end > at and line[end - 1] == 9:",
     ),
-    Mutant("a vertical tab in a value", "byte == 0x09 or", "byte == 0x09 or byte == 0x0B or"),
-    Mutant("DEL in a value", "0x20 <= byte <= 0x7E", "0x20 <= byte <= 0x7F"),
+    Mutant("a vertical tab in a value", "text[at] != 9 or", "text[at] != 9 and text[at] != 11 or"),
+    Mutant("DEL in a value", "9 or text[at] == 127", "9"),
+    Mutant("DEL in a long value", " | (deletes - ones) & ~deletes", ""),
+    Mutant("a control byte in a long value", "(word - ones * 32) & ~word | ", ""),
+    Mutant(
+        "a control byte at the end of a long value", "if at == size - 8", "if at + 8 > size - 8"
+    ),
     Mutant("Host may be missing", "return -HOST_MISSING", "pass"),
     Mutant("Host may be repeated", "return -HOST_REPEATED", "pass"),
     Mutant("Host is not checked", "return -BAD_HOST", "pass"),
@@ -176,10 +182,14 @@ RESPONSE = [
     Mutant("Content-Length twice", 'raise ValueError("Content-Length is set twice")', "pass"),
     Mutant(
         "a length that is none",
-        "if not (value.isascii() and value.isdigit()",
-        "if False and not (value.isascii()",
+        "wrong |= not 48 <= digits[i] <= 57",
+        "pass",
     ),
-    Mutant("hop-by-hop fields pass", "if lower in HOP_BY_HOP:", "if False:"),
+    Mutant(
+        "a hop-by-hop field passes",
+        'HOP_BY_HOP if is_word(name, size, b"transfer-encoding") else PLAIN',
+        "PLAIN",
+    ),
     Mutant("Connection: close is ignored", 'if "close" in value.lower():', "if False:"),
     Mutant("Date twice", "self.has_date = True", "pass"),
     Mutant(
@@ -211,7 +221,7 @@ RESPONSE = [
     ),
     Mutant(
         "the connection of a cut response lives",
-        "self.keep_alive = False\n            self.complete = self.cut = True",
+        "self.keep_alive = False\n        self.complete = self.cut = True",
         "self.complete = True",
     ),
     Mutant(
@@ -219,10 +229,20 @@ RESPONSE = [
     ),
 ]
 
+LOOP = [
+    Mutant("closed under unread input", "at_once = c.done_asking", "at_once = True"),
+    Mutant(
+        "an empty line begins a request",
+        "if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):",
+        "if c.state != HEAD:",
+    ),
+]
+
 MUTANTS = [
     *(("sockd/http/parser.pyx", mutant, PARSING) for mutant in PARSER),
     *(("sockd/http/body.pyx", mutant, PARSING) for mutant in BODY),
     *(("sockd/http/response.pyx", mutant, SERVING) for mutant in RESPONSE),
+    *(("sockd/http/loop.pyx", mutant, [*SERVING, *TIMING]) for mutant in LOOP),
 ]
 
 
@@ -280,7 +300,7 @@ def judge(number: int) -> str:
 def main(word: str = "") -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     place = copy_of_the_tree("none")
-    if not survives(place, [*PARSING, *SERVING]):
+    if not survives(place, [*PARSING, *SERVING, *TIMING]):
         print("the tests fail without any fault")
         return 1
     chosen = [number for number, (_, mutant, _) in enumerate(MUTANTS) if word in mutant.fault]
