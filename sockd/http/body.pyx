@@ -136,7 +136,9 @@ cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
                 return -SPOOL_FAILED
             if size > BLOCK:
                 return 0 if _write_all(body.fd, data, size) else -SPOOL_FAILED
-    elif needed > IN_MEMORY or (needed > BLOCK and in_memory + size > ALL_IN_MEMORY):
+    elif not body.streamed and (
+        needed > IN_MEMORY or (needed > BLOCK and in_memory + size > ALL_IN_MEMORY)
+    ):
         return _keep_in_file(body, data, size)
     elif needed > body.capacity:
         capacity = body.capacity * 2 if body.capacity else 4096
@@ -339,6 +341,13 @@ cdef int _trailer(Body* body, char byte, const Limits* limits) noexcept nogil:
             return -BARE_CR
         body.phase = COMPLETE
     return 0
+
+
+cdef void body_release(Body* body) noexcept nogil:
+    """All data so far has been read and is not needed any more."""
+    global in_memory
+    in_memory -= body.size
+    body.size = 0
 
 
 cdef object body_take(Body* body):

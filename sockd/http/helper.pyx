@@ -324,6 +324,7 @@ cdef int _read(Helper* helper, Connection* c) noexcept nogil:
             return 0
         if size < 0 or not health_asked(&helper.health, c.head, c.input.data):
             drop_head(all, c)  # the loop parses it again
+            c.arrived_usec = all.now
             want(all, c, EPOLLIN | EPOLLOUT)
             return 0
         if c.taken and helper.taken:

@@ -23,7 +23,10 @@ cdef class Listening:
     cdef bint alone
     cdef readonly bint on
     cdef uint64_t again
-    cdef uint64_t declined_usec
+    cdef uint64_t left_since
+    cdef uint64_t unshared_until
+    cdef uint64_t of_others
+    cdef int in_vain
     cdef int reach
     cdef uint64_t reach_usec
 

@@ -42,12 +42,16 @@ cdef enum:
     # What the kernel takes of a response that it cannot send yet. Otherwise it is up to 4 MiB, so a
     # few hundred clients that do not read bring all of TCP to its limit (tcp_mem of tcp(7)).
     UNSENT = 256 << 10
-    # A worker that has its share leaves a connection to the others for this long,
+    # A worker that has its share looks again this often whether another has taken the connection,
     LEFT_USEC = 1000
-    # but not longer than this in a row: those others may be stuck,
+    # and takes it after this long: the others may be stuck.
     LEFT_MOST_USEC = 8000
-    # and then takes what comes for this long.
+    # When that has happened so often and they have taken nothing meanwhile, they are stuck: then
+    # all that comes is taken for a while, and one more is left to them after that.
+    LEFT_IN_VAIN = 8
     UNSHARED_USEC = 100000
+    # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
+    SHORT_USEC = 20000
     REACH_USEC = 100000
 
 
@@ -124,16 +128,20 @@ cdef class Listening:
         """Leave what waits to workers that have fewer connections: they were woken for others of
         the same burst, or will be, and look at this one then."""
         cdef uint64_t now = self.all.now
-        if self.alone or self.all.slot.connections < 2 or not self._has_its_share():
-            self.declined_usec = 0
+        if self.alone or self.all.slot.connections < 2 or now < self.unshared_until:
             return False
-        if self.declined_usec == 0:
-            self.declined_usec = now
-        elif now > self.declined_usec + LEFT_MOST_USEC:
-            if now > self.declined_usec + UNSHARED_USEC:
-                self.declined_usec = now
-            else:
-                return False
+        if not self._has_its_share():
+            self.left_since = 0
+            return False
+        if self.left_since == 0:
+            self.left_since = now
+        elif now > self.left_since + LEFT_MOST_USEC:
+            self.left_since = 0
+            self.in_vain += 1
+            if self.in_vain >= LEFT_IN_VAIN:
+                self.in_vain -= 1
+                self.unshared_until = now + UNSHARED_USEC
+            return False
         self.pause(LEFT_USEC)
         return True
 
@@ -151,11 +159,17 @@ cdef class Listening:
             self.reach = self.board.slots
         for index in range(self.reach):
             slot = self.board.slot(index)
-            if slot.state == READY and (slot.active < self.threads or slot == self.all.slot):
+            if slot.state == READY and (
+                slot.active < self.threads or slot == self.all.slot
+                or slot.request_started_usec + SHORT_USEC > self.all.now
+            ):
                 total += slot.connections
                 workers += 1
             if learning and slot.state:
                 learnt = index + 1
         if learning:
             self.reach = learnt
+        if total - mine != self.of_others:
+            self.of_others = total - mine
+            self.in_vain = 0
         return mine * workers > total + workers // 2

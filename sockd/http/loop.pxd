@@ -29,6 +29,8 @@ cdef class Loop:
     cdef bytes health
     cdef bytes late_head
     cdef int64_t body_limit
+    cdef double stream_timeout  # seconds; 0: bodies are read before the application is called
+    cdef uint64_t queue_limit
     cdef uint32_t connection_limit
     cdef long long date
     cdef char* scratch
@@ -60,7 +62,10 @@ cdef class Loop:
     cdef int _eof(self, Connection* c) except -1
     cdef int _consume(self, Connection* c, char* data, size_t size) except -1
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2
+    cdef int64_t _begin_stream(
+        self, Connection* c, const char* data, size_t size, bint expects) except -2
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2
+    cdef int _run_with_body(self, Connection* c) except -1
     cdef int _run(self, Connection* c, object body) except -1
     cdef int _drive(self, Connection* c) except -1
     cdef int _await_room(self, Connection* c, uint32_t sent) except -1

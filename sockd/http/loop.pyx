@@ -87,6 +87,7 @@ from sockd.http.parser cimport (
     refusal,
 )
 from sockd.http.pool cimport Pool
+from sockd.http.stream cimport Stream, stream_file, stream_new
 from sockd.http.response cimport (
     ALL_SENT,
     BEGIN,
@@ -119,16 +120,13 @@ cdef extern from "sched.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object value)
-
 cdef extern from "time.h" nogil:
     ctypedef long time_t
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* value)
-    int CLOCK_REALTIME
+    int CLOCK_REALTIME_COARSE
 
 cdef enum:
     EVENTS = 256
@@ -156,7 +154,7 @@ cdef class Handler:
         raise NotImplementedError
 
     cdef int recycle(self, Response response) except -1:
-        """A closed response that nobody holds any more, to be used for another request."""
+        """A response is closed and all of it was sent, or its connection has ended."""
         return 0
 
 
@@ -185,6 +183,9 @@ cdef class Loop:
         self.all.limits.headers = limits.headers
         self.all.limits.head = limits.head
         self.body_limit = limits.body
+        self.queue_limit = <uint64_t>(limits.queue_time * 1000000)
+        if settings.server.stream_body:
+            self.stream_timeout = settings.timeouts.body
         self.connection_limit = limits.connections
         timeouts = settings.timeouts
         for state, seconds in (
@@ -356,7 +357,7 @@ cdef class Loop:
 
     cdef void _tell_date(self) noexcept:
         cdef timespec value
-        clock_gettime(CLOCK_REALTIME, &value)
+        clock_gettime(CLOCK_REALTIME_COARSE, &value)
         if value.tv_sec != self.date:
             try:
                 set_date(value.tv_sec)
@@ -595,6 +596,7 @@ cdef class Loop:
         while at < size:
             if c.state == NEW or c.state == IDLE or c.state == HEAD:
                 if budget == 0:
+                    c.arrived_usec = self.all.now
                     # A socket is nearly always writable: so epoll brings us back here next turn.
                     self._keep(c, data + at, size - at)
                     return self._want(c, EPOLLIN | EPOLLOUT)
@@ -616,23 +618,20 @@ cdef class Loop:
                     return self._refuse(c, <int>taken)
                 at += taken
                 if c.body.phase == COMPLETE:
-                    if c.body.chunked:
-                        (<Response>c.response).received = c.body.received
+                    (<Response>c.response).waiting_since = self.all.now
                     if at < size:
                         c.done_asking = False
-                    body = body_take(c.body)
-                    body_free(c.body)
-                    c.body = NULL
-                    self._run(c, body)
+                    self._run_with_body(c)
             elif c.state == CLOSED:
                 return 0
             else:
                 break
         if c.state == CLOSED or c.state == LINGERING:
             return 0
-        self._keep(c, data + at, size - at)
+        if at < size or c.input.size == 0:  # else the rest of a body's stream is there
+            self._keep(c, data + at, size - at)
         if c.state != WRITING and c.state != ACTIVE:
-            self._want(c, EPOLLIN)
+            self._want(c, EPOLLIN | (EPOLLOUT if at == size and c.input.size else 0))
         return 0
 
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2:
@@ -647,6 +646,9 @@ cdef class Loop:
         if health_asked(&self.helper.health, c.head, head):
             return self._tell_health(c, head)
         response = self.handler.open(self, c, head)
+        if c.arrived_usec:
+            response.waiting_since = min(response.waiting_since, c.arrived_usec)
+            c.arrived_usec = 0
         if self.draining:
             response.keep_alive = False
         response.connection = c
@@ -664,12 +666,34 @@ cdef class Loop:
         c.body = body_new(chunked, length, self.body_limit)
         if c.body == NULL:
             raise MemoryError
+        if self.stream_timeout:
+            return self._begin_stream(c, head + head_size, size, expects)
         enter(&self.all, c, BODY)
         if expects and size == 0:
             # RFC 9110 10.1.1. A peer that does not take these bytes will not take more.
             if c_send(c.fd, b"HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) != 25:
                 self._close(c)
         return 0
+
+    cdef int64_t _begin_stream(
+        self, Connection* c, const char* data, size_t size, bint expects
+    ) except -2:
+        """The application reads the rest of the body, unless all of it is here. Returns how many
+        bytes were used."""
+        cdef Response response = <Response>c.response
+        cdef int64_t taken = body_feed(c.body, data, size, &self.all.limits)
+        if taken < 0:
+            self._refuse(c, <int>taken)
+        elif c.body.phase == COMPLETE:
+            if taken < <int64_t>size:
+                c.done_asking = False
+            self._run_with_body(c)
+        else:
+            response.stream = stream_new(
+                c.fd, c.body, &self.all.limits, self.stream_timeout, expects and size == 0)
+            c.body = NULL
+            self._run(c, stream_file(<Stream>response.stream))
+        return max(taken, 0)
 
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
@@ -681,6 +705,14 @@ cdef class Loop:
         return 0
 
     # -- the request in hand -----------------------------------------------------------------
+
+    cdef int _run_with_body(self, Connection* c) except -1:
+        if c.body.chunked:
+            (<Response>c.response).received = c.body.received
+        body = body_take(c.body)
+        body_free(c.body)
+        c.body = NULL
+        return self._run(c, body)
 
     cdef int _run(self, Connection* c, object body) except -1:
         enter(&self.all, c, ACTIVE)
@@ -736,10 +768,12 @@ cdef class Loop:
 
     cdef int _resume(self, Connection* c) except -1:
         """After a response that took more than its turn: on with what came meanwhile."""
+        cdef size_t held = c.input.size
         if c.state == IDLE:
             self._want(c, EPOLLIN)
-            if c.input.size:
-                self._consume(c, c.input.data, c.input.size)
+            if held:
+                c.input.size = 0
+                self._consume(c, c.input.data, held)
         return 0
 
     def _collect_done(self):
@@ -780,8 +814,14 @@ cdef class Loop:
             reset.l_linger = 0
             setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
             at_once = True
+        stream = response.stream
         self._release(c)
         c.served += 1
+        if stream is not None:
+            if not (<Stream>stream).complete():
+                return self._linger(c)
+            self._keep(c, (<Stream>stream).rest.data, (<Stream>stream).rest.size)
+            at_once = at_once and (<Stream>stream).rest.size == 0
         if keep_alive:
             enter(&self.all, c, IDLE)
             return 0
@@ -812,8 +852,8 @@ cdef class Loop:
                     response.close()
                 finally:
                     come_back(self.helper)
-            if Py_REFCNT(response) == 1:
-                self.handler.recycle(<Response>response)
+            response.stream = None
+            self.handler.recycle(response)
         return 0
 
     # -- ends --------------------------------------------------------------------------------
@@ -868,8 +908,8 @@ cdef class Loop:
         if c.interest:
             # A fork of the application may hold a copy: epoll would go on reporting it.
             epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, c.fd, NULL)
-        if has_forked:
-            # A child may hold a copy, with which the connection would stay open.
+        if has_forked or self.stream_timeout:
+            # A child, or the stream of a body, may hold a copy: it would stay open with that.
             shutdown(c.fd, SHUT_RDWR)
         close(c.fd)
         self.slot.connections -= 1
