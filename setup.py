@@ -22,6 +22,7 @@ MODULES = {
     "sockd.http.response": "sockd/http/response.pyx",
     "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.pool": "sockd/http/pool.pyx",
+    "sockd.http.websocket": "sockd/http/websocket.pyx",
     "sockd.http.loop": "sockd/http/loop.pyx",
     "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",
 }
