@@ -212,7 +212,7 @@ def agree(
         words.append(b"server_no_context_takeover")
     if agreed.client_no_context_takeover:
         words.append(b"client_no_context_takeover")
-    if server_bits < 15:
+    if server_bits < 15 or b"server_max_window_bits" in offer:  # RFC 7692 7.1.2.1
         words.append(b"server_max_window_bits=%d" % server_bits)
     if client_bits < 15:
         words.append(b"client_max_window_bits=%d" % client_bits)

@@ -171,7 +171,7 @@ OFFERS = {
     ON + b"; server_max_window_bits=10": ON + b"; server_max_window_bits=10",
     ON + b'; server_max_window_bits="10"': ON + b"; server_max_window_bits=10",
     ON + b'; server_max_window_bits="1\\0"': ON + b"; server_max_window_bits=10",
-    ON + b"; server_max_window_bits=15": ON,
+    ON + b"; server_max_window_bits=15": ON + b"; server_max_window_bits=15",
     ON + b"; client_max_window_bits": ON,
     ON + b"; client_max_window_bits=15": ON,
     ON + b"; client_max_window_bits=8": ON + b"; client_max_window_bits=8",
