@@ -20,6 +20,7 @@ VERSION = b"13"
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 5.6.2
 FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 # RFC 6455 9.1: what a quoted string holds has to be a token, too.
+BLANK = re.compile(rb"[ \t]*,|[ \t]+$")
 EXTENSION = re.compile(rb"[ \t]*(%s)[ \t]*" % TOKEN)
 PARAMETER = re.compile(rb';[ \t]*(%s)[ \t]*(?:=[ \t]*(?:(%s)|"((?:\\?%s)+)")[ \t]*)?' % (
     TOKEN, TOKEN, TOKEN[:-1]
@@ -62,8 +63,8 @@ class Deflate:
 
 
 class Opening:
-    """A client's opening handshake. `fields` are the request's, `deflate` is what the server wishes,
-    None without compression.
+    """A client's opening handshake. `fields` are the request's, `deflate` is what the server
+    wishes, None without compression.
 
     `subprotocols` are those that the client speaks, the dearest first. `deflate` is what an answer
     agrees to, None for no compression."""
@@ -160,7 +161,7 @@ def extensions(values: list[bytes]) -> Iterator[tuple[bytes, list[tuple[bytes, b
     for value in values:
         at = 0
         while True:
-            while blank := re.compile(rb"[ \t]*,|[ \t]+$").match(value, at):
+            while blank := BLANK.match(value, at):
                 at = blank.end()  # RFC 9110 5.6.1: empty members are ignored
             if at == len(value):
                 break

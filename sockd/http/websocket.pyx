@@ -85,6 +85,7 @@ for _opcode, _between, _within in (
 Ping = namedtuple("Ping", "data", module=__name__)
 Pong = namedtuple("Pong", "data", module=__name__)
 Closed = namedtuple("Closed", "code reason failed", module=__name__)
+Event = str | bytes | Ping | Pong | Closed
 
 # RFC 6455 7.4.1: what Closed says of a Close without a code, and of no Close at all.
 NO_CODE = 1005

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sockd.http.handshake import Deflate
-from sockd.http.websocket import Closed, Ping, WebSocket
+from sockd.http.websocket import Closed, Event, Ping, WebSocket
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
 MASK = b"\x01\x80\xff\x37"
 TAIL = b"\x00\x00\xff\xff"
-
-Event = object
 
 
 def frame(

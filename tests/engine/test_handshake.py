@@ -149,7 +149,7 @@ def test_fields_of_the_application() -> None:
     ],
 )  # fmt: skip
 def test_fields_that_may_not_be_in_the_answer(field: Field) -> None:
-    with pytest.raises(ValueError, match="no field of|no value of"):
+    with pytest.raises(ValueError, match=r"no field of|no value of"):
         Opening(b"GET", 1, SAMPLE).accept(fields=[field])
 
 

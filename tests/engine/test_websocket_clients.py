@@ -10,14 +10,14 @@ import websockets.uri
 import wsproto
 import wsproto.events
 import wsproto.extensions
-from frames import RSV1, Event, frames_of
+from frames import RSV1, frames_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz import many
 
 from sockd.http.handshake import Deflate, Opening
 from sockd.http.parser import RequestHead
-from sockd.http.websocket import Closed, Ping, Pong, WebSocket
+from sockd.http.websocket import Closed, Event, Ping, Pong, WebSocket
 
 Message = str | bytes
 

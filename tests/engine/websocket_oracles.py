@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import wsproto.events as events
-from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Opcode
 from websockets.protocol import SERVER, Protocol
@@ -56,7 +56,7 @@ def wsproto_reads(data: bytes, deflate: Deflate | None) -> Reading:
 
 
 def websockets_reads(data: bytes, deflate: Deflate | None) -> Reading:
-    protocol = Protocol(SERVER, max_size=1 << 20)
+    protocol = Protocol(SERVER, max_size=None)
     if deflate is not None:
         protocol.extensions = [
             PerMessageDeflate(
@@ -90,7 +90,7 @@ def websockets_reads(data: bytes, deflate: Deflate | None) -> Reading:
                         return reading
                 reading.events.append(message)
     error = protocol.parser_exc
-    if isinstance(error, ProtocolError | PayloadTooBig | UnicodeDecodeError):
+    if isinstance(error, ProtocolError | UnicodeDecodeError):
         assert protocol.close_sent is not None
         reading.events.append(Closed(int(protocol.close_sent.code), str(error), True))
     return reading
