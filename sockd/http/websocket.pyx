@@ -105,8 +105,6 @@ cdef enum:
     PONGS = 4096
     # Shorter messages are sent as they are.
     DEFLATE_FROM = 64
-    # A buffer that grew larger than this is given back when it is empty.
-    KEPT = 65536
 
 
 cdef inline void unmask(
@@ -613,8 +611,6 @@ cdef class WebSocket:
         return out
 
     cdef void taken(self) noexcept:
-        """`out` was sent, or is kept elsewhere."""
+        """`out` was sent, or is kept elsewhere. Its memory is given back: most connections idle."""
         self.pong_at = -1
-        self.out.size = 0
-        if self.out.capacity > KEPT:
-            buffer_free(&self.out)
+        buffer_free(&self.out)
