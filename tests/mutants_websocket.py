@@ -34,7 +34,7 @@ WEBSOCKET = [
         "self.size += size\n        if self.size > self.limit:",
         "self.size += size\n        if False:",
     ),
-    ("all is inflated at once", "if room > STEP:", "if False:"),
+    ("all is inflated at once", "room + 1 if room < STEP else STEP", "room + 1"),
     (
         "blocks begin where a split is",
         "if self.block_size < BLOCK:\n                return FINE",
@@ -126,7 +126,7 @@ HANDSHAKE = [
     ("any size of key", "if len(nonce) != 16:", "if not nonce:"),
     ("a key with anything in it", "validate=True", "validate=False"),
     ("an old version", "!= VERSION:", "not in (VERSION, b'8'):"),
-    ("426 without the version", "426, asked", "426"),
+    ("426 without the version", "426, UPGRADE_REQUIRED", "426"),
     ("subprotocols named twice", "if len(set(names)) < len(names):", "if False:"),
     (
         "subprotocols that are no tokens",

@@ -16,6 +16,12 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 VERSION = b"13"
+# RFC 6455 4.2.2, RFC 9110 15.5.22 and 7.8
+UPGRADE_REQUIRED = (
+    (b"Sec-WebSocket-Version", VERSION),
+    (b"Upgrade", b"websocket"),
+    (b"Connection", b"Upgrade"),
+)
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 5.6.2
 FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -84,9 +90,7 @@ class Opening:
         if b"upgrade" not in words(named.get(b"connection", [])):
             raise Refused("Connection does not name Upgrade")
         if only(named, b"Sec-WebSocket-Version") != VERSION:
-            # RFC 6455 4.2.2, RFC 9110 15.5.22
-            asked = ((b"Sec-WebSocket-Version", VERSION), (b"Upgrade", b"websocket"))
-            raise Refused("the version of WebSocket is not 13", 426, asked)
+            raise Refused("the version of WebSocket is not 13", 426, UPGRADE_REQUIRED)
         self._key = only(named, b"Sec-WebSocket-Key")
         try:
             nonce = base64.b64decode(self._key, validate=True)

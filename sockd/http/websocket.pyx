@@ -378,9 +378,8 @@ cdef class WebSocket:
         while True:
             if self.inflater is None:
                 self.inflater = zlib.decompressobj(-self.deflate.client_max_window_bits)
-            room = self.limit - self.size + 1
-            if room > STEP:
-                room = STEP
+            room = self.limit - self.size
+            room = room + 1 if room < STEP else STEP
             try:
                 part = self.inflater.decompress(data, room)
             except zlib.error:

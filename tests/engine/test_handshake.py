@@ -118,7 +118,9 @@ def test_another_version_is_told_ours(version: bytes) -> None:
     with pytest.raises(Refused) as refused:
         Opening(b"GET", 1, fields((VERSION, version)))
     assert refused.value.status == 426
-    assert dict(refused.value.fields) == {VERSION: b"13", b"Upgrade": b"websocket"}
+    assert dict(refused.value.fields) == {
+        VERSION: b"13", b"Upgrade": b"websocket", b"Connection": b"Upgrade",
+    }  # fmt: skip
 
 
 def test_subprotocols() -> None:

@@ -593,6 +593,15 @@ def test_a_stream_cannot_end_without_end() -> None:
         assert events == [FAILED["BAD_DEFLATE"] if fails else b""]
 
 
+def test_any_limit() -> None:
+    data = frame(BINARY, deflated(bytes(200_000)), FIN | RSV1)
+    for limit in (200_000, 1 << 62, (1 << 64) - 1):
+        assert read(data, deflate=DEFLATE, limit=limit).events == [bytes(200_000)]
+    for limit in (0, 1, 199_999):
+        assert read(data, deflate=DEFLATE, limit=limit).events == [FAILED["TOO_LARGE"]]
+    assert read(frame(TEXT), limit=0).events == [""]
+
+
 def test_messages_come_one_at_a_time() -> None:
     """However much is inflated, it is one message that is held."""
     data = frame(BINARY, deflated(bytes(LIMIT)), FIN | RSV1) * 100
