@@ -223,7 +223,8 @@ CASES = {
         [frame(TEXT, bytes.fromhex("000500faff48656c6c6f00"), FIN | RSV1)], ["Hello"], DEFLATE
     ),
     "7692 7.2.3.4 a final block": Case(
-        [frame(TEXT, bytes.fromhex("f348cdc9c9070000"), FIN | RSV1)] * 3, ["Hello"] * 3, DEFLATE
+        [frame(TEXT, bytes.fromhex("f348cdc9c9070000"), FIN | RSV1)] * 70, ["Hello"] * 70,
+        DEFLATE,
     ),
     "7692 7.2.3.4 a final block in each fragment": Case(
         [
@@ -279,7 +280,7 @@ CASES = {
         [frame(TEXT, deflated(b"ok\xe2\x82"), FIN | RSV1)], [FAILED["BAD_TEXT"]], DEFLATE
     ),
     "7692 7.2.2 bad text before bad deflate": Case(
-        [frame(TEXT, deflated(b"\xff" * 9000) + b"\xff" * 40000, FIN | RSV1)],
+        [frame(TEXT, deflated(b"\xff" * 9000) + b"\xff" * 1000, FIN | RSV1)],
         [FAILED["BAD_DEFLATE"]], DEFLATE,
     ),
     "7692 the limit counts what was inflated": Case(
