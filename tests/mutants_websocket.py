@@ -78,7 +78,6 @@ WEBSOCKET = [
         "if self.is_text and not text_goes_on(&self.text, target, size):",
         "if False:",
     ),
-    ("a cut character stays for the next text", "memset(&self.text, 0, sizeof(Text))", "pass"),
     ("a close of one byte", "return self._fail(CLOSE_OF_ONE_BYTE)", "pass"),
     ("any close code", "return self._fail(BAD_CLOSE_CODE)", "pass"),
     ("1004 is a code", "code <= 1003 or", "code <= 1004 or"),

@@ -14,7 +14,7 @@ from collections import namedtuple
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
@@ -494,7 +494,6 @@ cdef class WebSocket:
         self.wire_size = self.size = 0
         self.piece = None
         buffer_free(&self.message)
-        memset(&self.text, 0, sizeof(Text))
         free(self.block)
         self.block = NULL
         self.block_size = 0
