@@ -1,4 +1,4 @@
-"""Deliberate faults in parser, bodies, responses and loop: the tests have to see each.
+"""Deliberate faults in what is compiled and in the handshake: the tests have to see each.
 
 `make mutants`, or `make mutants FAULT=WORD` for those with the word in their name. Each fault is
 put into a copy of the tree, in which only its module is compiled anew; a fault that no test sees
@@ -15,12 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_websocket import HANDSHAKE, WEBSOCKET
+
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "mutants"
 
 PARSING = ["tests/engine/test_parser.py", "tests/engine/test_corpus.py::test_parser"]
 SERVING = ["tests/engine/test_wire.py"]
 TIMING = ["tests/engine/test_deadlines.py"]
+FRAMING = ["tests/engine/test_websocket.py"]
+OPENING = ["tests/engine/test_handshake.py"]
 
 
 class Mutant(NamedTuple):
@@ -235,6 +239,8 @@ MUTANTS = [
     *(("sockd/http/body.pyx", mutant, PARSING) for mutant in BODY),
     *(("sockd/http/response.pyx", mutant, SERVING) for mutant in RESPONSE),
     *(("sockd/http/loop.pyx", mutant, [*SERVING, *TIMING]) for mutant in LOOP),
+    *(("sockd/http/websocket.pyx", Mutant(*row), FRAMING) for row in WEBSOCKET),
+    *(("sockd/http/handshake.py", Mutant(*row), OPENING) for row in HANDSHAKE),
 ]
 
 
@@ -292,7 +298,7 @@ def judge(number: int) -> str:
 def main(word: str = "") -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     place = copy_of_the_tree("none")
-    if not survives(place, [*PARSING, *SERVING, *TIMING]):
+    if not survives(place, [*PARSING, *SERVING, *TIMING, *FRAMING, *OPENING]):
         print("the tests fail without any fault")
         return 1
     chosen = [number for number, (_, mutant, _) in enumerate(MUTANTS) if word in mutant.fault]
