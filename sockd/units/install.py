@@ -8,19 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sockd.errors import SockdError
-from sockd.units import tools
+from sockd.units import layout, tools
 from sockd.units.place import Backup, Entry, explained
 
 BROKEN = "nginx's configuration has a mistake already; nothing was changed"
-UNITS = "etc/systemd/system"
-PACKAGED_UNITS = (
-    "usr/local/lib/systemd/system",
-    "usr/lib/systemd/system",
-    "lib/systemd/system",
-    "run/systemd/system",
-    "run/systemd/generator.late",  # made from /etc/init.d
-)
-"""A unit in /etc takes the place of one of the same name here, systemd.unit(5)."""
 
 
 def install(files: Mapping[str, str], *, force: bool = False, root: str = "/") -> list[str]:
@@ -31,28 +22,25 @@ def install(files: Mapping[str, str], *, force: bool = False, root: str = "/") -
     Nothing is enabled, started or restarted. Raises SockdError, PermissionDenied.
     """
     machine = Path(root).absolute()
-    live = machine.resolve() == Path("/")
-    units = [
-        Entry(machine / UNITS / name, text)
-        for name, text in sorted(files.items())
-        if not name.startswith("nginx/")
-    ]
+    live = layout.is_live(machine)
+    units = layout.units(files, machine)
     with explained(), ExitStack() as undo:
-        sites, report = _sites(files, machine, live)
+        sites = layout.sites(files, machine)
+        report = [] if sites else ["nginx is not installed; its site was left out"]
         if not force:
             _refuse_foreign(units + sites, _packaged(units, machine))
-        new_units = [entry.path.name for entry in units if not entry.is_placed()]
+        new_units = [layout.unit_of(entry) for entry in units if not entry.is_placed()]
         new_site = not all(entry.is_placed() for entry in sites)
-        before = _test_nginx(BROKEN) if live and new_site else set()
+        before = test_nginx(BROKEN) if live and new_site else set()
         report += _place(sites, undo)
         if live and new_site:
             report += _new_warnings(before)
         report += _place(units, undo)
         undo.pop_all()
     if live and new_site:
-        report.append(_reload_nginx())
+        report.append(reload_nginx())
     if live and new_units:
-        report += _reload_systemd(new_units)
+        report += reload_systemd(new_units)
     if not live and (new_site or new_units):
         report.append("systemd and nginx were not told: this is not their root directory")
     return report + _next_steps(units, live)
@@ -67,32 +55,13 @@ def write(files: Mapping[str, str], directory: Path, *, force: bool = False) -> 
         return _place(entries)
 
 
-def _sites(files: Mapping[str, str], machine: Path, live: bool) -> tuple[list[Entry], list[str]]:
-    """The entries for nginx as this machine's packaging has its sites, and why there are none."""
-    nginx = machine / "etc/nginx"
-    if not nginx.is_dir() or (live and not tools.find("nginx")):
-        return [], ["nginx is not installed; its site was left out"]
-    entries = []
-    for name, text in files.items():
-        if not name.startswith("nginx/"):
-            continue
-        name = name.removeprefix("nginx/")
-        if (nginx / "sites-available").is_dir():
-            entries.append(Entry(nginx / "sites-available" / name, text))
-            link = nginx / "sites-enabled" / name
-            entries.append(Entry(link, target=f"/etc/nginx/sites-available/{name}"))
-        else:
-            entries.append(Entry(nginx / "conf.d" / name, text))
-    return entries, []
-
-
 def _packaged(units: list[Entry], machine: Path) -> list[Path]:
     """Units of packages that the first installation of ours would replace."""
     found: dict[Path, Path] = {}
     for entry in units:
         if not entry.path.exists():
-            for directory in PACKAGED_UNITS:
-                path = machine / directory / entry.path.name
+            for directory in layout.PACKAGED_UNITS:
+                path = machine / directory / entry.path.relative_to(machine / layout.UNITS)
                 if path.exists():
                     found.setdefault(path.resolve(), path)  # /lib is often /usr/lib
     return list(found.values())
@@ -122,7 +91,7 @@ def _place(entries: list[Entry], undo: ExitStack | None = None) -> list[str]:
     return report
 
 
-def _test_nginx(failure: str) -> set[str]:
+def test_nginx(failure: str) -> set[str]:
     """What nginx warns of. Raises SockdError with `failure` and nginx's words."""
     test = tools.run(tools.find("nginx") or "nginx", "-t")
     if test.returncode:
@@ -134,7 +103,7 @@ def _test_nginx(failure: str) -> set[str]:
 
 def _new_warnings(before: set[str]) -> list[str]:
     """Those that came with the site. Raises SockdError if a site would get no requests."""
-    warnings = sorted(_test_nginx("nginx refuses the site; nothing was changed") - before)
+    warnings = sorted(test_nginx("nginx refuses the site; nothing was changed") - before)
     ignored = [line for line in warnings if "conflicting server name" in line]
     if ignored:
         raise SockdError(
@@ -146,7 +115,7 @@ def _new_warnings(before: set[str]) -> list[str]:
     return warnings
 
 
-def _reload_systemd(names: list[str]) -> list[str]:
+def reload_systemd(names: list[str]) -> list[str]:
     if not tools.systemd_runs():
         return ["systemd was not told: it does not run here"]
     reload = tools.run("systemctl", "daemon-reload")
@@ -158,7 +127,7 @@ def _reload_systemd(names: list[str]) -> list[str]:
     ]
 
 
-def _reload_nginx() -> str:
+def reload_nginx() -> str:
     if not tools.systemd_runs():
         return "nginx was not reloaded: no systemd runs here"
     if not _is_active("nginx.service"):
@@ -170,7 +139,8 @@ def _reload_nginx() -> str:
 
 
 def _next_steps(units: list[Entry], live: bool) -> list[str]:
-    sockets = [entry.path.name for entry in units if entry.path.suffix == ".socket"]
+    names = [layout.unit_of(entry) for entry in units]
+    sockets = [name for name in names if name.endswith(".socket")]
     return [
         f"next: systemctl enable --now {name}"
         for name in sockets
