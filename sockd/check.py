@@ -80,7 +80,7 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from _as(identity, config)
         else:
             yield from _import(config, "")
-            yield from _places(config, identity)
+        yield from _places(config, identity)
     yield from _addresses(config)
 
 

@@ -58,6 +58,19 @@ def unit_of(entry: Entry) -> str:
     return parent.removesuffix(".d") if parent.endswith(".d") else entry.path.name
 
 
+def service_of(entry: Entry) -> str:
+    """The NAME of the service whose unit that is."""
+    return unit_of(entry).rpartition(".")[0].removeprefix("sockd@")
+
+
+def other_form(entry: Entry) -> Entry:
+    """The file that stands in the place of a unit's in the other form, sockd@NAME or NAME."""
+    name, kind = service_of(entry), unit_of(entry).rpartition(".")[2]
+    if unit_of(entry) == entry.path.name:
+        return Entry(entry.path.with_name(f"sockd@{name}.{kind}.d") / FILE)
+    return Entry(entry.path.parents[1] / f"{name}.{kind}")
+
+
 def is_instance(name: str, root: str = "/") -> bool:
     """Whether this machine has `name` as sockd@NAME: enabled, or with drop-ins of ours."""
     directory = Path(root) / UNITS
