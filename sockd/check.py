@@ -227,8 +227,7 @@ def _places(config: Config, identity: Identity) -> Iterator[Finding]:
             found = Path(path).stat()
         except OSError:
             found = None
-        inherits = found and found.st_gid == group and found.st_mode & stat.S_ISGID
-        if found and found.st_uid == identity.uid and (inherits or identity.gid == group):
+        if found and found.st_uid == identity.uid and _readable(found, group, identity):
             yield Finding("ok", f"nginx.media {path}")
             continue
         yield Finding(
@@ -237,6 +236,12 @@ def _places(config: Config, identity: Identity) -> Iterator[Finding]:
             f"read: install -d -o {unit.user} -g {unit.socket_group} -m 2750 {path}",
             OK if found else FAILED,
         )
+
+
+def _readable(found: os.stat_result, group: int, identity: Identity) -> bool:
+    """Whether what `identity` makes in that directory belongs to `group`, which can enter it."""
+    inherited = found.st_mode & stat.S_ISGID or identity.gid == group
+    return bool(inherited and found.st_gid == group and found.st_mode & 0o050 == 0o050)
 
 
 def _at(config: Config, key: str) -> str:
