@@ -387,3 +387,15 @@ def test_access_log_in_json(tmp_path: Path) -> None:
     assert (first["status"], first["upstream_status"]) == (200, "200")
     assert first["request_time"] >= 0
     assert second["method"] == "POST"
+
+
+@pytest.mark.parametrize(("path", "status", "lines"), [("/up", 200, 0), ("/status", 403, 1)])
+def test_health_checks_are_passed_on_and_not_logged(
+    path: str, status: int, lines: int, tmp_path: Path
+) -> None:
+    """Unless they are closed."""
+    log = tmp_path / "access.log"
+    toml = f"access_log = '{log}'\nallow = ['192.0.2.1']"
+    with fronted(tmp_path, toml, f"[server]\nhealth = '{path}'") as front:
+        assert front.request(path)[0] == status
+    assert len(log.read_text().splitlines()) == lines

@@ -27,6 +27,8 @@ def site(names: Names, config: Config, version: list[int]) -> dict[str, Any]:
     nginx, limits = settings.nginx, settings.limits
     line = max(limits.request_line, limits.header_field)
     tls = _tls(nginx)
+    private = _private(nginx)
+    health = settings.server.health
     if not nginx.listen and not tls:
         raise ConfigError("nginx.listen: expected at least one address")
     words = ["ssl", "http2"] if nginx.http2 and version < HTTP2_DIRECTIVE else ["ssl"]
@@ -46,7 +48,8 @@ def site(names: Names, config: Config, version: list[int]) -> dict[str, Any]:
         "static": _directories("nginx.static", nginx.static),
         "media": _directories("nginx.media", nginx.media),
         "unbuffered": [_path("nginx.unbuffered", path) for path in nginx.unbuffered],
-        "private": [rf"^{re.escape(path)}(/|$)" for path in _private(nginx)],
+        "private": [rf"^{re.escape(path)}(/|$)" for path in private],
+        "health": "" if _below(health, private) else health,
         "allow": [_network(text) for text in nginx.allow],
         "access_log": _file("nginx.access_log", nginx.access_log),
         "header_buffer": line,
@@ -138,10 +141,13 @@ def _private(nginx: Nginx) -> list[str]:
     paths = [_path("nginx.private", path).rstrip("/") for path in nginx.private]
     for key in ("static", "media", "unbuffered"):
         for other in getattr(nginx, key):
-            for path in paths:
-                if f"{other}/".startswith(f"{path}/"):
-                    raise ConfigError(f'nginx.{key}: "{other}" lies below a path of nginx.private')
+            if _below(other, paths):
+                raise ConfigError(f'nginx.{key}: "{other}" lies below a path of nginx.private')
     return paths
+
+
+def _below(path: str, others: list[str]) -> bool:
+    return any(f"{path}/".startswith(f"{other}/") for other in others)
 
 
 def _network(text: str) -> str:
