@@ -32,7 +32,6 @@ def test_exposure(level: str, user: str, tmp_path: Path) -> None:
     )
     found = re.search(r"Overall exposure level for shop.service: (\d+\.\d)", done.stdout)
     assert found, done.stderr
-    print(f"exposure of {level}{user and ' with a user'}: {found[1]} (bar {BARS[level]})")
     assert float(found[1]) <= BARS[level], done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from sockd.units import layout, tools
 from sockd.units.place import Backup, Entry, explained
 
 BROKEN = "nginx's configuration has a mistake already; nothing was changed"
+RELOAD_TIME = 15.0  # seconds for nginx to start workers; it tries to listen for 2.5 of them
 
 
 def install(files: Mapping[str, str], *, force: bool = False, root: str = "/") -> list[str]:
@@ -38,10 +40,10 @@ def install(files: Mapping[str, str], *, force: bool = False, root: str = "/") -
             report += _new_warnings(before)
         report += _place(units, undo)
         undo.pop_all()
-    if live and new_site:
-        report.append(reload_nginx())
     if live and new_units:
         report += reload_systemd(new_units)
+    if live and new_site:
+        report.append(reload_nginx())
     if not live and (new_site or new_units):
         report.append("systemd and nginx were not told: this is not their root directory")
     return report + _next_steps(units, live)
@@ -141,14 +143,36 @@ def reload_systemd(names: list[str]) -> list[str]:
 
 
 def reload_nginx() -> str:
+    """Return when nginx works by its new configuration."""
     if not tools.systemd_runs():
         return "nginx was not reloaded: no systemd runs here"
     if not _is_active("nginx.service"):
         return "nginx does not run: systemctl enable --now nginx"
+    before = _nginx_processes()
     reload = tools.run("systemctl", "reload", "nginx.service")
     if reload.returncode:
         raise SockdError("nginx took the site but did not reload", detail=reload.stdout)
+    # That only told it. It starts other workers, or keeps the old ones: `nginx -t` does not try
+    # whether an address is taken.
+    deadline = time.monotonic() + RELOAD_TIME
+    while not _nginx_processes() - before:
+        if time.monotonic() > deadline:
+            raise SockdError(
+                "nginx was told to reload, and still works as before; its log says why: "
+                "journalctl -u nginx, /var/log/nginx/error.log"
+            )
+        time.sleep(0.05)
     return "nginx: reloaded"
+
+
+def _nginx_processes() -> set[str]:
+    """The children of its master."""
+    main = tools.run("systemctl", "show", "--property=MainPID", "--value", "nginx.service")
+    pid = main.stdout.strip()
+    try:
+        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    except OSError:  # it has just ended
+        return set()
 
 
 def _next_steps(units: list[Entry], live: bool) -> list[str]:

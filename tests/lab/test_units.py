@@ -347,6 +347,23 @@ def test_a_page_while_the_service_is_away(service: Service) -> None:
     assert json.loads(service.get())["scheme"] == "http"  # waits while it boots
 
 
+def test_a_reload_that_nginx_does_not_do_is_told(service: Service) -> None:
+    """`nginx -t` tries no address, and its reload returns before it has been tried."""
+    machine, toml = service.machine, f"/etc/sockd/{service.name}.toml"
+    service.configure(ECHO)
+    service.systemctl("start", "socket")
+    await_nginx(service)
+    before = machine.read(toml)
+    machine.write(toml, before.replace(f'"127.0.0.1:{service.port}"', f'"{service.port}"'))
+    install = ("sockd", "generate-units", service.name, "--install")
+    done = machine.run(*install, check=False)
+    assert done.returncode == 1
+    assert "nginx was told to reload, and still works as before" in done.stderr
+    machine.write(toml, before)
+    assert "sockd: nginx: reloaded\n" in machine.run(*install).stderr
+    assert json.loads(service.get())["scheme"] == "http"
+
+
 def test_what_was_installed_is_known_and_taken_back(service: Service) -> None:
     machine, name = service.machine, service.name
     before = machine.sh("find /etc/systemd /etc/nginx | sort")
