@@ -72,9 +72,11 @@ def instance(config: Config) -> Names:
 def service(names: Names, config: Config, executable: str, systemd: int) -> dict[str, Any]:
     settings = config.settings
     unit = settings.unit
-    media = [_absolute("nginx.media", path) for path in settings.nginx.media.values()]
+    _absolute("unit.writable", *unit.writable)
+    _absolute("unit.env_files", *(path.removeprefix("-") for path in unit.env_files))
     # A dynamic user owns nothing outside of its own directories.
-    writable = [*unit.writable, *(media if unit.user else ())]
+    media = settings.nginx.media.values() if unit.user else ()
+    writable = [*unit.writable, *media]
     files = [names.config, executable, settings.app.directory, settings.app.venv]
     paths = [path for path in (*files, settings.app.env_file, *writable) if path]
     for path in paths:
@@ -83,8 +85,6 @@ def service(names: Names, config: Config, executable: str, systemd: int) -> dict
                 f"{path}: the service has a /tmp and /var/tmp of its own and would not see it; "
                 "a place such as /srv fits"
             )
-    for path in (*unit.writable, *(path.removeprefix("-") for path in unit.env_files)):
-        _absolute("unit.writable" if path in unit.writable else "unit.env_files", path)
     mounts = [settings.app.directory, settings.app.venv, *writable]
     reads_home = any(_below(path, "/home", "/root", "/run/user") for path in paths)
     return {
@@ -148,10 +148,10 @@ def _credentials(table: dict[str, str], systemd: int) -> Iterator[tuple[str, str
             yield f"LoadCredential{'Encrypted' if sealed else ''}", f"{name}:{path}"
 
 
-def _absolute(key: str, path: str) -> str:
-    if not path.startswith("/"):
-        raise ConfigError(f'{key}: "{path}": expected an absolute path')
-    return path
+def _absolute(key: str, *paths: str) -> None:
+    for path in paths:
+        if not path.startswith("/"):
+            raise ConfigError(f'{key}: "{path}": expected an absolute path')
 
 
 def _dynamic_user(name: str) -> str:
