@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show it
+    words, command = _split(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(words, argparse.Namespace(command=command))
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -51,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "31",
         )
         return INTERNAL
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What is sockd's, and what `sockd exec` is to run, which argparse would look into."""
+    if words[:1] == ["exec"] and "--" in words:
+        at = words.index("--")
+        return words[:at], words[at + 1 :]
+    return words, None
 
 
 def _complain(error: SockdError) -> None:
@@ -139,6 +148,22 @@ def _check(options: argparse.Namespace) -> int:
     return worst
 
 
+def _exec(options: argparse.Namespace) -> int:
+    from sockd import execute
+
+    if not options.command:
+        raise UsageError("write the command after --, as in: sockd exec shop -- python3 manage.py")
+    if options.here or not client.systemd_runs():
+        command = execute.prepare(_loader(options)(), options.command, os.environ)
+        return command.wait() if options.in_unit else command.replace_process()
+    name, app = _name_and_app(options.what)
+    if app or any((options.config, options.bind, options.workers, options.dir, options.venv)):
+        raise UsageError("the unit says what the service runs with; flags and APP need --here")
+    if options.set:
+        raise UsageError("the unit says what the service runs with; --set needs --here")
+    return execute.run(execute.of_service(name or config.only_name()), options.command)
+
+
 def _reload(options: argparse.Namespace) -> int:
     main_pid = os.environ.get("MAINPID", "")  # systemd.service(5), ExecReload=
     generation = client.reload(
@@ -193,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check(commands)
     _add_generate_units(commands)
+    _add_exec(commands)
     _add_running(commands)
     return parser
 
@@ -326,6 +352,29 @@ def _add_generate_units(commands: Commands) -> None:
     generate.add_argument(
         "--force", action="store_true", help="overwrite files that sockd did not generate"
     )
+
+
+def _add_exec(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "exec",
+        _exec,
+        "run a management command as the application runs",
+        "With its user, environment, virtual environment (first in PATH), directory, state\n"
+        "directories and sandbox, whether the service runs or not. The exit code is the\n"
+        "command's, 128 + N if signal N ended it. Without systemd it runs as you.",
+        ("sockd exec shop -- python3 manage.py migrate", "writes what the service may write"),
+        ("sockd exec shop -- python3 manage.py shell", "a terminal is passed on"),
+        ("sockd exec --here shop -- python3 manage.py collectstatic", "as you: part of a release"),
+    )
+    _add_configuration(command, "127.0.0.1:8000")
+    command.add_argument(
+        "--here",
+        action="store_true",
+        help="as you and outside of systemd: only environment, PATH and directory are the app's",
+    )
+    command.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
+    command.usage = "sockd exec [--here] [NAME] -- COMMAND [ARGUMENT ...]"
 
 
 def _add_running(commands: Commands) -> None:

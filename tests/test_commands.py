@@ -198,7 +198,9 @@ def test_mistakes(tmp_path: Path, words: list[str], code: int, expected: str) ->
 def test_help_has_examples(tmp_path: Path) -> None:
     top = sockd(tmp_path, "--help").stdout
     commands = re.findall(r"^    ([a-z-]+)", top, re.MULTILINE)
-    assert set(commands) == {"serve", "check", "generate-units", "reload", "stop", "status"}
+    assert set(commands) == {
+        *("serve", "check", "init", "generate-units", "exec", "reload", "stop", "status")
+    }
     for command in commands:
         done = sockd(tmp_path, command, "--help")
         assert done.returncode == 0
