@@ -77,12 +77,12 @@ def load(
     PermissionDenied.
     """
     if path is None and name is not None:
-        path = DIRECTORY / f"{_valid_name(name)}.toml"
+        path = DIRECTORY / f"{valid_name(name)}.toml"
         if ("app.target" in overrides or "SOCKD_APP_TARGET" in environ) and not path.exists():
             path = None
     elif path is not None:
         path = path.absolute()
-        name = _valid_name(name or path.name.removesuffix(".toml"))
+        name = valid_name(name or path.name.removesuffix(".toml"))
     reader = _Reader()
     if path is not None:
         for file in (path, *_drop_ins(path)):
@@ -110,7 +110,7 @@ def only_name() -> str:
     return names[0]
 
 
-def _valid_name(name: str) -> str:
+def valid_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a service: letters, digits and . _ - only, "

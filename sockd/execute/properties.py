@@ -78,13 +78,13 @@ def _files(name: str, value: list[list[Any]]) -> Converted:
 def _binds(name: str, value: list[list[Any]]) -> Converted:
     for source, target, ignored_if_missing, flags in value:
         recursive = "rbind" if flags else "norbind"
-        word = f"{_colons(source)}:{_colons(target)}:{recursive}"
-        yield name, _quoted(("-" if ignored_if_missing else "") + word)
+        source = ("-" if ignored_if_missing else "") + source
+        yield name, f"{_quoted(source)}:{_quoted(target)}:{recursive}"
 
 
 def _mounts(name: str, value: list[list[str]]) -> Converted:
     for path, options in value:
-        yield name, _quoted(f"{_colons(path)}:{options}" if options else _colons(path))
+        yield name, f"{_quoted(path)}:{_quoted(options)}" if options else _quoted(path)
 
 
 def _pairs(name: str, value: list[list[str]]) -> Converted:
@@ -100,10 +100,6 @@ def _devices(name: str, value: list[list[str]]) -> Converted:
 def _networks(name: str, value: list[list[Any]]) -> Converted:
     for _family, address, length in value:
         yield name, f"{ipaddress.ip_address(bytes(address))}/{length}"
-
-
-def _colons(path: str) -> str:
-    return path.replace(":", "\\:")
 
 
 def _quoted(word: str) -> str:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sockd.errors import NotRunning, PermissionDenied, SockdError
@@ -150,6 +151,9 @@ def _read(name: str) -> Unit | None:
     commands = [command[1] for command in service.get("ExecStart", [])]
     if about["LoadState"] != "loaded" or not commands or commands[0][1:2] != ["serve"]:
         return None
+    _, _, configuration = " ".join(commands[0]).partition(" --config ")
+    if configuration and not Path(configuration).exists():
+        return None  # sockd@ANYTHING.service can be loaded, whatever has that name
     shown = _systemctl_show(name)
     service.update({key: shown[key] for key in MASKS if key in shown})
     active = about["ActiveState"] in ("active", "reloading", "activating")

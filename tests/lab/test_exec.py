@@ -157,7 +157,7 @@ def test_a_terminal_is_passed_on(installed: Service) -> None:
     service = installed
     inside = "sh -c 'test -t 0 && test -t 1 && test -t 2 && stty size < /dev/tty'; echo code $?"
     command = f"stty rows 33 cols 99; sockd exec {service.name} -- {inside}"
-    assert "33 99\r\ncode 0\r\n" in service.machine.out("script", "-qec", command, "/dev/null")
+    assert "33 99\ncode 0" in service.machine.out("script", "-qec", command, "/dev/null")
 
     shell = f"sockd exec {service.name} -- python3 -q; echo code $?"
     with service.machine.spawn(
@@ -211,7 +211,8 @@ def test_signals_reach_the_command(running: Service, name: str, code: int) -> No
                     "the command runs",
                 )
             machine.run("kill", f"-{name}", pid)
-            assert process.wait(60) in ({code} if not early else range(1, 256))
+            ended = process.wait(60)
+            assert ended != 0 if early else ended == code
     assert units(machine) == ""
     assert machine.run("pgrep", "-x", "sleep", check=False).stdout == ""
 
@@ -299,6 +300,8 @@ def test_who_may_not_and_what_is_not(installed: Service) -> None:
         "sockd: systemd gives only root the surroundings of a service: run this as root, or with "
         "--here as yourself\n",
     )
+    # Its sockd@.service could be loaded, and would take over its directory in /var/lib.
+    machine.run("mkdir", "-p", "/var/lib/dbus")
     code, words = refused("dbus", "--", "true")
     assert (code, "no unit runs dbus" in words) == (69, True)
     code, words = refused("--set", "app.env.A=1", installed.name, "--", "true")
