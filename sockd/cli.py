@@ -117,6 +117,35 @@ def _name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:
     return (names[0] if names else None), (apps[0] if apps else None)
 
 
+def _init(options: argparse.Namespace) -> int:
+    from sockd import init
+
+    name, app = _name_and_app(options.what)
+    output = options.output
+    if name is None and output and str(output) != "-":
+        name = output.name.removesuffix(".toml")
+    draft = init.make(
+        init.Request(options.dir, name, app, options.venv, options.sources, options.set)
+    )
+    text = draft.text()
+    colours = {"found": "32", "mapped": "32", "left": "33", "note": "33"}
+    paint = _coloured(sys.stderr)
+    place = output or config.DIRECTORY / f"{draft.name}.toml"
+    if str(output) != "-":
+        init.write(place.absolute(), text, force=options.force)
+    for finding in draft.findings:
+        word = finding.word.ljust(len("mapped"))
+        shown = f"\x1b[{colours[finding.word]}m{word}\x1b[0m" if paint else word
+        print(shown, finding.text, file=sys.stderr)
+    if str(output) == "-":
+        print(text, end="")
+        return OK
+    _say(f"wrote {place}")
+    named = draft.name if place.parent == config.DIRECTORY else f"--config {place}"
+    _say(f"next: sockd check {named}, then sockd generate-units --install {named}")
+    return OK
+
+
 def _generate_units(options: argparse.Namespace) -> int:
     from sockd import units
 
@@ -217,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check(commands)
+    _add_init(commands)
     _add_generate_units(commands)
     _add_exec(commands)
     _add_running(commands)
@@ -332,6 +362,54 @@ def _add_check(commands: Commands) -> None:
         ("sockd check --config ./shop.toml", "before it is installed"),
     )
     _add_configuration(check, "127.0.0.1:8000")
+
+
+def _add_init(commands: Commands) -> None:
+    init = _command(
+        commands,
+        "init",
+        _init,
+        "write the configuration of a project",
+        "Looks at a directory, without running any of its code, and writes /etc/sockd/NAME.toml:\n"
+        "framework, virtual environment, static files. Says what it found and, with --from, what\n"
+        "becomes of each option of another server.",
+        ("sockd init shop --dir /srv/shop", "the project in /srv/shop"),
+        ("sockd init shop shop.web:app --venv /srv/venv --output shop.toml", "chosen by hand"),
+        ('sockd init shop --from "gunicorn -w 4 shop.wsgi"', "as this Gunicorn"),
+        ("sockd init --from gunicorn.conf.py --output -", "look first"),
+    )
+    init.add_argument(
+        "what",
+        metavar="NAME | APP",
+        nargs="*",
+        type=_not_empty,
+        help="the service's NAME, by default the project's; the application, else looked for",
+    )
+    init.add_argument(
+        "--dir", metavar="DIR", type=_path, default=Path(), help="the project (default: here)"
+    )
+    init.add_argument("--venv", metavar="DIR", type=_not_empty, help="else looked for")
+    init.add_argument(
+        "--from",
+        dest="sources",
+        metavar="WHAT",
+        type=_not_empty,
+        action="append",
+        default=[],
+        help='gunicorn.conf.py, uwsgi.ini or "gunicorn -w 4 app:app" (repeatable)',
+    )
+    init.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        type=_key_and_value,
+        action="append",
+        default=[],
+        help="any setting, as nginx.server_name=shop.example (repeatable)",
+    )
+    init.add_argument(
+        "--output", metavar="FILE", type=_path, help="instead of /etc/sockd/NAME.toml; - is stdout"
+    )
+    init.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def _add_generate_units(commands: Commands) -> None:

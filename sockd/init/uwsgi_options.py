@@ -1,4 +1,4 @@
-"""The usual options of uWSGI and what each becomes. Source: its manual, Options and Things to know.
+"""The usual options of uWSGI and what each becomes. Source: its manual, Options.
 
 An option may be written with `-` or `_`; the names here have `-`.
 """
@@ -6,7 +6,6 @@ An option may be written with `-` or `_`; the names here have `-`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sockd.init.draft import SECRET, Draft
 from sockd.init.options import Convert, Given, Left, Option, address, number, seconds, to, true
@@ -24,10 +23,6 @@ EMPEROR = "each application is a service: one /etc/sockd/NAME.toml each"
 GREENLETS = "no greenlets: `threads` serve slow requests at a time"
 HOOKS = "`ExecStartPre=`, `ExecStopPost=` in a drop-in: `systemctl edit NAME`"
 ALWAYS = "always so"
-
-
-def _own(key: str, change: Any) -> Convert:
-    return to(key, change)
 
 
 def _module(draft: Draft, given: Given) -> None:
