@@ -11,7 +11,8 @@ from sockd.init.frameworks import DASH, FRAMEWORKS, METHODS, SCOPE, START_RESPON
 from sockd.init.static import Module, assignments, find_module, parse, statements
 
 MOST_FILES = 2000
-DEEPEST = 6  # of names that stand for other names
+DEEPEST = 20  # of names that stand for other names
+MOST_STEPS = 10_000  # to find out what one name stands for
 PASSED_OVER = {
     *("tests", "test", "testing", "docs", "doc", "examples", "example", "migrations", "alembic"),
     *("static", "media", "templates", "node_modules", "site-packages", "__pycache__", "build"),
@@ -129,6 +130,7 @@ def _candidates(module: Module) -> Iterator[Candidate]:
         return
     scope = Scope(module)
     for name, node in scope.names.items():
+        scope.steps[0] = MOST_STEPS
         if name.startswith("_") or isinstance(node, ast.ClassDef):
             continue
         imported = isinstance(node, (ast.Import, ast.ImportFrom))
@@ -145,8 +147,9 @@ def _candidates(module: Module) -> Iterator[Candidate]:
 class Scope:
     """The names of a module and what defines each."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, steps: list[int] | None = None) -> None:
         self.module = module
+        self.steps = steps or [MOST_STEPS]  # shared by those that one question leads to
         self.names: dict[str, ast.stmt] = {}
         self.values: dict[str, ast.expr] = {}
         for node, _ in statements(module.tree.body):
@@ -172,7 +175,7 @@ class Scope:
     def named(self, name: str, depth: int = DEEPEST) -> Application | None:
         """The application that a name of the module stands for."""
         node = self.names.get(name)
-        if node is None or depth == 0:
+        if node is None or depth <= 0:
             return None
         if name in self.values and isinstance(node, (ast.Assign, ast.AnnAssign)):
             return self.of(self.values[name], depth - 1, node.lineno)
@@ -187,16 +190,18 @@ class Scope:
         """What a function that needs no argument returns, as a factory."""
         arguments = node.args
         required = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
-        if required or None in arguments.kw_defaults or depth == 0:
+        if required or None in arguments.kw_defaults:
             return None
         return self._returned(node, depth)
 
     def _returned(self, node: ast.FunctionDef, depth: int) -> Application | None:
+        if depth <= 0:
+            return None
         if node.returns is not None:
             known = FRAMEWORKS.get(self.full_name(node.returns))
             if known:
                 return Application(*known, self.module.path, node.lineno, factory=True)
-        inner = Scope(replace(self.module, tree=ast.Module(node.body, [])))
+        inner = Scope(replace(self.module, tree=ast.Module(node.body, [])), self.steps)
         inner.names = {**self.names, **inner.names}
         inner.values = {**self.values, **inner.values}
         for part in ast.walk(node):
@@ -208,7 +213,8 @@ class Scope:
 
     def of(self, node: ast.expr, depth: int, line: int) -> Application | None:
         """The application that an expression is."""
-        if depth == 0:
+        self.steps[0] -= 1
+        if depth <= 0 or self.steps[0] <= 0:
             return None
         match node:
             case ast.Name(id=name):
@@ -219,7 +225,7 @@ class Scope:
                     return Application("Dash", "WSGI", self.module.path, line)
             case ast.Attribute(value=ast.Name(id=name), attr=attribute):
                 other = self._module_named(name)
-                return Scope(other).named(attribute, depth - 1) if other else None
+                return Scope(other, self.steps).named(attribute, depth - 1) if other else None
             case ast.Call():
                 return self._called(node, depth, line)
         return None
@@ -252,7 +258,7 @@ class Scope:
             return Application("plain", interface, self.module.path, line) if interface else None
         if isinstance(node, ast.ImportFrom):
             other, original = self._elsewhere(name, node)
-            return other._made_by_name(original, depth - 1, line) if other and depth else None
+            return other._made_by_name(original, depth - 1, line) if other and depth > 0 else None
         return None
 
     def _interface_of(self, node: ast.ClassDef) -> Interface | None:
@@ -297,7 +303,7 @@ class Scope:
         """The module of the project that a name comes from, and the name's there."""
         original = next((a.name for a in node.names if (a.asname or a.name) == name), name)
         other = find_module(self.module.absolute(node), self.module.root)
-        return (Scope(other) if other else None), original
+        return (Scope(other, self.steps) if other else None), original
 
     def _module_named(self, name: str) -> Module | None:
         node = self.names.get(name)
