@@ -77,9 +77,20 @@ class Draft:
 
     def check(self) -> None:
         """ConfigError for what `sockd serve` would refuse."""
-        given = {key: value for key, value in self.values.items() if value != {}}
         config.valid_name(self.name)
-        config.load(None, None, given, {})
+        try:
+            config.load(None, None, self.values, {})
+        except ConfigError as error:
+            lines = str(error).splitlines()
+            raise ConfigError("\n".join(self._with_origin(line) for line in lines)) from None
+
+    def _with_origin(self, line: str) -> str:
+        """Instead of the flag that the value would have been given by."""
+        for key, origin in self.origins.items():
+            flag = f"{config.FLAGS.get(key, '--set')}: {key}: "
+            if origin and line.startswith(flag):
+                return f"{origin}: {key}: {line.removeprefix(flag)}"
+        return line
 
     def text(self) -> str:
         """The TOML file. What it says is what `values` say."""

@@ -35,7 +35,7 @@ LEVELS = {"critical": "err", "error": "err", "warning": "warning", "info": "info
 
 def _bind(draft: Draft, given: Given) -> None:
     found = []
-    for item in words(given.value):
+    for item in [given.value] if isinstance(given.value, str) else given.value:
         if item.startswith("fd://"):
             raise Left("systemd passes the listening sockets")
         found.append(address(item))

@@ -67,11 +67,13 @@ def _other_server(request: Request, directory: Path, draft: Draft) -> dict[str, 
     made = Draft(draft.name)
     for source in request.sources:
         path = Path(source)
-        if source.endswith(".ini"):
+        if re.search(r"\s", source.strip()) and not path.is_file():
+            _command_line(source, directory, made)
+        elif source.endswith(".ini"):
             apply(uwsgi_options.OPTIONS, uwsgi.read(path, made), made)
         elif source.endswith(".py"):
             apply(gunicorn_options.OPTIONS, gunicorn.read_conf(path, made), made)
-        elif not re.search(r"\s", source.strip()) and path.suffix:
+        elif path.suffix:
             raise UsageError(
                 f'--from: {source}: expected gunicorn.conf.py, uwsgi.ini, or "gunicorn ..."'
             )

@@ -44,12 +44,17 @@ def read(path: Path, draft: Draft) -> list[Given]:
         if _VARIABLE.search(value) and option and option.convert:
             draft.say("left", f"{origin}: {name}: {value} is known when uWSGI runs")
         elif option:
-            found.append(Given(option.name, value, origin))
+            found.append(Given(name.replace("_", "-"), value, origin))
         elif f"%({name})" not in text:  # else a variable of the file's own
             found.append(Given(name, value, origin))
     if not found:
         raise SockdError(f"--from: {path} has no section [uwsgi] with options")
-    return sorted(found, key=lambda g: ORDER.index(g.name) if g.name in ORDER else len(ORDER))
+
+    def place(given: Given) -> int:
+        name = OPTIONS[given.name].name if given.name in OPTIONS else ""
+        return ORDER.index(name) if name in ORDER else len(ORDER)
+
+    return sorted(found, key=place)
 
 
 def _expanded(value: str, path: Path, known: Mapping[str, str]) -> str:

@@ -64,9 +64,10 @@ def _listen(draft: Draft, given: Given) -> None:
     if text.startswith(("=", "@", "fd://")):
         raise Left(f"{text}: no address that systemd listens on")
     found = address(text)
-    before = draft.values.get("bind", []) if given.name in draft.origins.get("bind", "") else []
+    same_file = given.origin.partition(":")[0] in draft.origins.get("bind", "")
+    before = draft.values.get("bind", []) if same_file else []
     draft.put("bind", [*before, found], f"{given.name} of {given.origin}")
-    if given.name in ("socket", "uwsgi-socket"):
+    if given.name in ("socket", "uwsgi-socket", "s"):
         draft.say("note", f"{given.origin}: {given.name}: {PROTOCOL}")
 
 
