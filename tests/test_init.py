@@ -311,6 +311,18 @@ def test_any_python_is_read_without_a_mistake() -> None:
             assert module is None or names_of(module, {}) is not None
 
 
+def test_modules_that_import_each_other(tmp_path: Path) -> None:
+    from sockd.init.static import names_of, parse
+
+    everything = "".join(f"from .m{number} import *\n" for number in range(40))
+    names = {f"p__m{number}": f"{everything}n{number} = {number}\n" for number in range(40)}
+    files(tmp_path, p___init="", **names)
+    module = parse(tmp_path / "p/m0.py", tmp_path)
+    assert module is not None
+    known = names_of(module, {})
+    assert [known[f"n{number}"].value for number in range(40)] == list(range(40))
+
+
 # Virtual environments, names, notes.
 
 

@@ -45,13 +45,10 @@ class Draft:
 
     def put_text(self, key: str, text: str, origin: str) -> None:
         """As a flag's KEY=VALUE; typed as TOML would have it. ConfigError."""
-        table, _, entry = next(
-            ((row, ".", key[len(row) + 1 :]) for row in _tables() if key.startswith(row + ".")),
-            ("", "", ""),
-        )
-        if table:
-            self.put(table, {entry: text}, origin)
-            return
+        for table, row in config.ROWS.items():
+            if row.kind is TABLE and key.startswith(f"{table}."):
+                self.put(table, {key.removeprefix(f"{table}."): text}, origin)
+                return
         if key not in config.ROWS:
             config.load(None, None, {"app.target": "a:b", key: text}, {})  # says what is wrong
         row = config.ROWS[key]
@@ -114,10 +111,6 @@ class Draft:
             if key in self.values:
                 grouped.setdefault(key.rpartition(".")[0], []).append(key)
         yield from ((section, keys) for section, keys in grouped.items() if keys)
-
-
-def _tables() -> list[str]:
-    return [key for key, row in config.ROWS.items() if row.kind is TABLE]
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 LARGEST = 1 << 20  # bytes of a source that is read
-DEEPEST = 8  # of imports of names
+MOST_IMPORTED = 100  # modules, one from the other
 
 
 class Unknown(Exception):
@@ -79,8 +81,17 @@ class Module:
 def parse(path: Path, root: Path) -> Module | None:
     """None for what is no readable Python 3."""
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return None
+        found = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+        return None
+    return _parsed(path, root, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)  # a module is looked into for each of the names that others take of it
+def _parsed(path: Path, root: Path, _changed: int) -> Module | None:
+    try:
         return Module(path, ast.parse(path.read_bytes()), root)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -124,14 +135,21 @@ def assignments(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
             yield name, value
 
 
-def names_of(module: Module, environ: Mapping[str, str], depth: int = DEEPEST) -> dict[str, Named]:
+def names_of(
+    module: Module,
+    environ: Mapping[str, str],
+    imported: dict[Path, dict[str, Named]] | None = None,
+) -> dict[str, Named]:
     """The names of a module after its import, those that it takes over by `import *` included."""
-    known: dict[str, Named] = {}
+    imported = {} if imported is None else imported
+    if module.path in imported:
+        return imported[module.path]  # in a circle: those so far
+    known = imported.setdefault(module.path, {})
     for node, certain in statements(module.tree.body):
-        if isinstance(node, ast.ImportFrom) and depth:
+        if isinstance(node, ast.ImportFrom):
             other = find_module(module.absolute(node), module.root)
-            if other is not None:
-                theirs = names_of(other, environ, depth - 1)
+            if other is not None and len(imported) < MOST_IMPORTED:
+                theirs = names_of(other, environ, imported)
                 for alias in node.names:
                     if alias.name == "*":
                         known.update(theirs)
