@@ -6,9 +6,12 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import characters, dictionaries, integers, lists, text
 
 from sockd import config
 from sockd.errors import SockdError
@@ -20,12 +23,12 @@ ME = pwd.getpwuid(os.geteuid()).pw_name
 
 def files(root: Path, **texts: str) -> Path:
     """`pkg__mod` is pkg/mod.py."""
-    for name, text in texts.items():
+    for name, code in texts.items():
         path = root / (name.replace("__", "/") + ".py")
         if name.endswith("___init"):
             path = root / name.removesuffix("___init").replace("__", "/") / "__init__.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(code)
     return root
 
 
@@ -397,6 +400,37 @@ def test_on_stdout_and_with_settings(tmp_path: Path) -> None:
     assert loaded.app.env == {"A": "x = 1", "B": '"\\'}
     assert loaded.nginx.static == {"/static/": "/srv/a b/"}
     assert "threads = 4  # --set\n" in done.stdout
+
+
+line = text(characters(exclude_categories=("Cs", "Cc")), max_size=20)
+
+
+@given(
+    env=dictionaries(line.filter(lambda name: name and "=" not in name), line, max_size=4),
+    names=lists(line, max_size=3),
+    description=line,
+    count=integers(1, 512),
+)
+def test_what_is_written_is_what_is_read(
+    env: dict[str, str], names: list[str], description: str, count: int
+) -> None:
+    made = Draft("x")
+    values = {
+        "app.target": "a:b",
+        "app.env": env,
+        "nginx.server_name": names,
+        "unit.description": description,
+        "threads": count,
+    }
+    for key, value in values.items():
+        made.put(key, value, "")
+    made.check()
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "x.toml")
+        path.write_text(made.text())
+        loaded = config.load(path=path, environ={}).settings
+    assert (loaded.app.env, loaded.unit.description) == (env, description)
+    assert (loaded.nginx.server_name, loaded.threads) == (tuple(names), count)
 
 
 @pytest.mark.parametrize(
