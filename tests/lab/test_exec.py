@@ -254,7 +254,7 @@ def test_what_the_operator_added_to_the_unit_counts(installed: Service) -> None:
             "PRETTY",
             "bound",
             "0",
-            f"{user} games",
+            f"{user} nogroup",  # games, as PrivateUsers= shows the group of others
             "1",
         ]
         service.machine.sh(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.image import ROOT
+from tests.lab.image import ROOT, SUITES
 from tests.lab.machine import Machine
 from tests.lab.package import deb
 
@@ -24,11 +24,11 @@ def commands() -> list[str]:
     return re.sub(r"\s*\\\n\s*", " ", "\n".join(lines)).splitlines()
 
 
-@pytest.fixture
-def empty() -> Iterator[Machine]:
+@pytest.fixture(params=SUITES)
+def empty(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine of its own: that of the other tests has sockd already."""
-    package = deb()
-    with Machine("readme") as machine:
+    package = deb(request.param)
+    with Machine("readme", request.param) as machine:
         assert machine.run("which", "sockd", "django-admin", check=False).stdout == ""
         machine.push(package, f"/root/{package.name}")
         yield machine
@@ -69,6 +69,6 @@ def test_from_an_empty_debian_to_django_behind_tls(
 
     own = sum(seconds for line, seconds in took.items() if not line.startswith("apt "))
     with capsys.disabled():
-        print(f"\nREADME: {len(lines)} commands, {own:.1f} s without apt:")
+        print(f"\nREADME on {empty.suite}: {len(lines)} commands, {own:.1f} s without apt:")
         for line, seconds in took.items():
             print(f"  {seconds:5.1f} s  {shlex.join(shlex.split(line)[:4])} ...")
