@@ -13,6 +13,7 @@ import json
 import os
 import pwd
 import select
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -79,6 +80,7 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from _as(identity, config)
         else:
             yield from _import(config, "")
+        yield from _places(config, identity)
     yield from _addresses(config)
 
 
@@ -89,6 +91,13 @@ def _notes(config: Config) -> Iterator[Finding]:
             "note",
             f"{_at(config, 'timeouts.keepalive')} is {keepalive:g} s: nginx keeps idle "
             f"connections {NGINX_KEEPALIVE:g} s and may use one just as it is closed",
+        )
+    if config.settings.nginx.media and not config.settings.unit.user:
+        yield Finding(
+            "problem",
+            f"{_at(config, 'nginx.media')}: a dynamic user writes where nginx cannot read; "
+            f"give the service another: adduser --system --group {config.name}, and unit.user",
+            CONFIGURATION,
         )
 
 
@@ -197,6 +206,42 @@ def _directory(path: str, whom: str) -> None:
             raise ConfigError(f"no permission to enter {parent}{whom}")
     if not os.access(resolve(path), os.R_OK | os.X_OK):
         raise ConfigError(f"no permission to read {path}{whom}")
+
+
+def _places(config: Config, identity: Identity) -> Iterator[Finding]:
+    """Directories that the service writes to, and nginx reads."""
+    unit, media = config.settings.unit, config.settings.nginx.media
+    if not unit.user:
+        return
+    try:
+        group = _group(unit.socket_group)
+    except KeyError:
+        group = -1  # found already
+    for path in unit.writable:
+        if not Path(path).is_dir():
+            yield Finding(
+                "problem", f"{_at(config, 'unit.writable')}: no directory {path}", FAILED
+            )
+    for path in media.values():
+        try:
+            found = Path(path).stat()
+        except OSError:
+            found = None
+        if found and found.st_uid == identity.uid and _readable(found, group, identity):
+            yield Finding("ok", f"nginx.media {path}")
+            continue
+        yield Finding(
+            "note" if found else "problem",
+            f"{_at(config, 'nginx.media')}: for {unit.user} to write and {unit.socket_group} to "
+            f"read: install -d -o {unit.user} -g {unit.socket_group} -m 2750 {path}",
+            OK if found else FAILED,
+        )
+
+
+def _readable(found: os.stat_result, group: int, identity: Identity) -> bool:
+    """Whether what `identity` makes in that directory belongs to `group`, which can enter it."""
+    inherited = found.st_mode & stat.S_ISGID or identity.gid == group
+    return bool(inherited and found.st_gid == group and found.st_mode & 0o050 == 0o050)
 
 
 def _at(config: Config, key: str) -> str:

@@ -149,17 +149,38 @@ def _init(options: argparse.Namespace) -> int:
 def _generate_units(options: argparse.Namespace) -> int:
     from sockd import units
 
-    files = units.render(_loader(options)())
+    if options.uninstall:
+        for sentence in units.uninstall(_only_a_name(options.what)):
+            _say(sentence)
+        return OK
+    settings = _loader(options)()
+    files = units.render(
+        settings,
+        systemd_version=options.systemd,
+        nginx_version=options.nginx,
+        instance=options.instance or units.is_instance(settings.name),
+    )
     if options.install:
         for sentence in units.install(files, force=options.force):
             _say(sentence)
     elif options.output is not None:
         for sentence in units.write(files, options.output, force=options.force):
             _say(sentence)
+    elif options.check or options.diff:
+        difference = units.compare(files)
+        print(difference, end="")
+        return FAILED if difference and options.check else OK
     else:
         for name, text in files.items():
             print(f"# ==> {name} <==\n{text}")
     return OK
+
+
+def _only_a_name(words: Sequence[str]) -> str:
+    name, app = _name_and_app(words)
+    if app:
+        raise UsageError("--uninstall takes the NAME of a service and nothing else")
+    return config.valid_name(name or config.only_name())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -422,11 +443,30 @@ def _add_generate_units(commands: Commands) -> None:
         ("sockd generate-units shop", "read them first"),
         ("sockd generate-units shop --output build/", "write them to a directory"),
         ("sockd generate-units shop --install", "place them, reload systemd and nginx"),
+        ("sockd generate-units shop --diff", "what that would change"),
+        ("sockd generate-units shop --uninstall", "stop it and take them away; its data stays"),
     )
     _add_configuration(generate, "/run/sockd-NAME.sock")
     where = generate.add_mutually_exclusive_group()
     where.add_argument("--output", metavar="DIR", type=_path, help="write them to DIR")
-    where.add_argument("--install", action="store_true", help="place them and tell what was done")
+    for flag, text in (
+        ("--install", "place them and tell what was done"),
+        ("--diff", "show what --install would change"),
+        ("--check", "the same, and exit with 1 when there is a difference"),
+        ("--uninstall", "stop the service, and remove what --install placed"),
+    ):
+        where.add_argument(flag, action="store_true", help=text)
+    generate.add_argument(
+        "--instance",
+        action="store_true",
+        help="drop-ins for the packaged sockd@NAME; the default where that is enabled",
+    )
+    generate.add_argument(
+        "--systemd", metavar="VERSION", type=int, help="render for this systemd, such as 252"
+    )
+    generate.add_argument(
+        "--nginx", metavar="VERSION", type=_not_empty, help="render for this nginx, such as 1.22"
+    )
     generate.add_argument(
         "--force", action="store_true", help="overwrite files that sockd did not generate"
     )

@@ -56,6 +56,13 @@ def _account(value: Any) -> str:
     return text
 
 
+def _mode(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError('expected the permissions as text, such as "0660"')
+    return text.rjust(4, "0")
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -97,6 +104,13 @@ def _timeout(value: Any) -> float:
     seconds = _duration(value)
     if seconds < 0.001:
         raise ValueError("expected at least 1ms: with less nothing could ever finish")
+    return seconds
+
+
+def _age(value: Any) -> float:
+    seconds = _quantity(value, _UNITS_OF_TIME, '"1h" or "365d"')
+    if seconds > 3650 * _DAY:
+        raise ValueError("expected at most 3650d")
     return seconds
 
 
@@ -217,7 +231,9 @@ TEXT = Kind("string", _text)
 PATH = Kind("string", _path)
 FLAG = Kind("true | false", _flag)
 ACCOUNT = Kind("string", _account)
+MODE = Kind("string", _mode)
 DURATION = Kind("duration", _duration)
+AGE = Kind("age", _age)
 TIMEOUT = Kind("duration", _timeout)
 SIZE = Kind("size", _size)
 HEAD_SIZE = Kind("size", _head_size)
@@ -295,20 +311,84 @@ class Unit:
     description: str = option(TEXT, "", "Description= of the service", "units")
     user: str = option(ACCOUNT, "", "system user; empty means DynamicUser", "units")
     group: str = option(ACCOUNT, "", "system group; empty means that of the user", "units")
-    socket_group: str = option(
-        ACCOUNT, "www-data", "group that may connect to Unix sockets", "units"
+    hardening: str = option(
+        _one_of("standard", "strict", "off"),
+        "standard",
+        "how far the service is shut in; strict: no network but the sockets that it serves",
+        "units",
+    )
+    writable: tuple[str, ...] = option(
+        TEXTS, [], "directories that it may write to, beside $STATE_DIRECTORY", "units"
+    )
+    credentials: dict[str, str] = option(
+        TABLE,
+        {},
+        "secrets in $CREDENTIALS_DIRECTORY: { NAME = FILE }, which root alone need read",
+        "units",
+    )
+    env_files: tuple[str, ...] = option(
+        TEXTS, [], "EnvironmentFile=: read by systemd as root, when the service starts", "units"
     )
     watchdog: float = option(DURATION, "30s", "WatchdogSec=; 0 turns the watchdog off", "units")
     restart_delay: float = option(DURATION, "100ms", "RestartSec=", "units")
+    socket_user: str = option(ACCOUNT, "root", "owner of Unix sockets", "units")
+    socket_group: str = option(
+        ACCOUNT, "www-data", "group that may connect to Unix sockets", "units"
+    )
+    socket_mode: str = option(MODE, "0660", "permissions of Unix sockets", "units")
+    service: dict[str, str] = option(
+        TABLE,
+        {},
+        'any other directive of [Service], or another value: { MemoryMax = "2G" }',
+        "units",
+    )
+    socket: dict[str, str] = option(TABLE, {}, "the same for [Socket]", "units")
 
 
 @dataclass(frozen=True)
 class Nginx:
     server_name: tuple[str, ...] = option(TEXTS, ["_"], "server_name of the site", "units")
     listen: tuple[str, ...] = option(TEXTS, ["80", "[::]:80"], "listen addresses", "units")
+    certificate: str = option(
+        TEXT, "", "chain of certificates (PEM); with it the site speaks TLS", "units"
+    )
+    certificate_key: str = option(TEXT, "", "its private key (PEM)", "units")
+    tls_listen: tuple[str, ...] = option(
+        TEXTS, ["443", "[::]:443"], "listen addresses for TLS", "units"
+    )
+    redirect: bool = option(FLAG, True, "with TLS: send plain HTTP there", "units")
+    http2: bool = option(FLAG, True, "with TLS: HTTP/2", "units")
+    hsts: float = option(AGE, 0, "with TLS: Strict-Transport-Security; 0 sends none", "units")
+    acme: str = option(
+        TEXT, "", "directory that has .well-known/acme-challenge for certificates", "units"
+    )
+    servers: tuple[str, ...] = option(
+        TEXTS,
+        [],
+        'with more than one machine: `"local weight=2", "10.0.0.2:8000", "10.0.0.3:8000 backup"`',
+        "units",
+    )
     static: dict[str, str] = option(
         TABLE, {}, 'directories that nginx serves: { "/static/" = "/srv/shop/static/" }', "units"
     )
+    static_age: float = option(
+        AGE, "1h", "how long clients keep those files; 365d if the name has a hash", "units"
+    )
+    media: dict[str, str] = option(
+        TABLE, {}, "the same for what the application writes; wants unit.user", "units"
+    )
+    media_age: float = option(AGE, "1h", "how long clients keep those files", "units")
+    unbuffered: tuple[str, ...] = option(
+        TEXTS, [], "paths whose bodies and answers pass nginx as they come: `/events/`", "units"
+    )
+    private: tuple[str, ...] = option(
+        TEXTS, ["/metrics", "/status"], "paths closed to all but nginx.allow", "units"
+    )
+    allow: tuple[str, ...] = option(
+        TEXTS, ["127.0.0.1", "::1"], "addresses and networks that may ask for those", "units"
+    )
+    gzip: bool = option(FLAG, True, "compress text on its way to the client", "units")
+    access_log: str = option(TEXT, "", "file for an access log in JSON", "units")
 
 
 @dataclass(frozen=True)
