@@ -94,6 +94,7 @@ def test_a_django_project_as_it_is_deployed(tmp_path: Path, site: Path) -> None:
         "import os\nfrom .base import *\nDEBUG = False\n"
         'ALLOWED_HOSTS = ["shop.example", ".shop.example", "localhost"]\n'
         'STATIC_ROOT = os.path.join(BASE_DIR.parent, "assets")\n'
+        'MEDIA_ROOT = BASE_DIR / "media"\nMEDIA_URL = "media/"\n'
         'STATE = Path(os.environ.get("STATE_DIRECTORY", BASE_DIR))\n'
         'DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3",'
         ' "NAME": STATE / "db.sqlite3"}}\nSECRET_KEY = os.environ["SECRET_KEY"]\n'
@@ -113,11 +114,14 @@ def test_a_django_project_as_it_is_deployed(tmp_path: Path, site: Path) -> None:
         "app.env": {"DJANGO_SETTINGS_MODULE": "mysite.settings.production"},
         "nginx.server_name": ["shop.example", ".shop.example"],
         "nginx.static": {"/static/": f"{tmp_path}/assets/"},
+        "nginx.media": {"/media/": f"{site}/media/"},
     }
-    assert said(made, "note") == (
+    assert said(made, "note").splitlines() == [
         "manage.py uses mysite.settings.development, the server mysite.settings.production: "
-        "app.env has the latter for both"
-    )
+        "app.env has the latter for both",
+        f"{site}/media/: what the service writes is closed to nginx while unit.user is empty; "
+        "sockd check says what is missing",
+    ]
 
 
 def test_django_below_and_twice(tmp_path: Path, site: Path) -> None:
@@ -132,7 +136,7 @@ def test_static_files_that_nginx_cannot_reach(tmp_path: Path, site: Path) -> Non
         file.write('import os\nSTATIC_ROOT = os.environ["STATE_DIRECTORY"] + "/static"\n')
     made = draft(site, "shop")
     assert made.values["nginx.static"] == {"/static/": "/var/lib/shop/static/"}
-    assert "/var/lib/shop/static is closed to nginx while unit.user is empty" in said(made, "note")
+    assert "/var/lib/shop/static/ is closed to nginx while unit.user is empty" in said(made, "note")
 
 
 FLASK_FACTORY = """

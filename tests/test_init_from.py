@@ -133,11 +133,16 @@ def test_command_lines_are_read_as_gunicorn_reads_them(line: str) -> None:
           "limits.connections": 99}),
         ("gunicorn --forwarded-allow-ips 10.0.0.1,127.0.0.1",
          {"server.trusted": ["unix", "10.0.0.1", "127.0.0.1"]}),
+        ("gunicorn -m 7 --certfile /c.pem --keyfile k.pem",
+         {"unit.service": {"UMask": "0007"}, "nginx.certificate": "/c.pem",
+          "nginx.certificate_key": ""}),
         ("gunicorn --env A=b=c -e D= --pythonpath /a,/b",
          {"app.env": {"A": "b=c", "D": "", "PYTHONPATH": "/a:/b"}}),
     ],
 )  # fmt: skip
 def test_a_command_line(project: Path, line: str, expected: dict[str, Any]) -> None:
+    if "nginx.certificate_key" in expected:
+        expected = {**expected, "nginx.certificate_key": f"{project}/k.pem"}
     assert becomes(project, line) == expected
 
 
@@ -160,7 +165,7 @@ def test_a_command_line(project: Path, line: str, expected: dict[str, Any]) -> N
         ("--reload --daemon", "reload: `systemctl reload NAME` after a change"),
         ("-c python:conf", "python:conf: give the file to --from"),
         ("'web:create(1)'", "web:create(1): a factory is called without arguments"),
-        ("--certfile x", "certfile: nginx speaks TLS"),
+        ("--ca-certs x", "ca_certs: nginx speaks TLS"),
     ],
 )
 def test_what_is_left_out_has_a_reason(project: Path, flags: str, expected: str) -> None:
@@ -208,12 +213,12 @@ def test_a_configuration_file(project: Path) -> None:
         "threads": 8,
         "app.env": {"A": "1", "SECRET_KEY": "x"},
         "log.level": "warning",
+        "unit.service": {"UMask": "0027"},
     }
     assert made.origins["threads"] == "threads of gunicorn.conf.py:7"
     left = "\n".join(words(made, "left"))
     assert "graceful_timeout: wait() cannot be told; sockd init runs no code" in left
     assert "backlog: it depends on a condition; sockd init runs no code" in left
-    assert "umask: `UMask=` in a drop-in" in left
     assert "gunicorn.conf.py:19: post_fork: hooks of Gunicorn take its own objects" in left
     assert "gunicorn.conf.py:22: on_exit: hooks of Gunicorn" in left
     assert "errorlog: everything goes to the journal" in left
@@ -268,6 +273,7 @@ threads = 2
 socket = /run/%(project).sock
 http-socket = :8080
 chmod_socket = 660
+chown-socket = shop:web
 vacuum = true
 die-on-term
 harakiri = 60
@@ -311,12 +317,14 @@ def test_uwsgi(project: Path) -> None:
         "limits.backlog": 128,
         "unit.user": "shop",
         "unit.group": "www-data",
+        "unit.socket_mode": "0660",
+        "unit.socket_user": "shop",
+        "unit.socket_group": "web",
         "nginx.static": {"/static/": "/srv/shop/static/", "/media/": "/srv/shop/media/"},
     }
     left = "\n".join(words(made, "left"))
-    assert "uwsgi.ini:28: gevent: no greenlets" in left
-    assert "uwsgi.ini:31: nonsense: sockd init does not know this option" in left
-    assert "chmod-socket: `SocketMode=`" in left
+    assert "uwsgi.ini:29: gevent: no greenlets" in left
+    assert "uwsgi.ini:32: nonsense: sockd init does not know this option" in left
     assert "cache2: Redis, memcached" in left
     assert "project" not in left
     notes = "\n".join(words(made, "note"))

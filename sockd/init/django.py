@@ -99,6 +99,7 @@ def apply(project: Project, draft: Draft) -> None:
     places = {key: named.place for key, named in known.items()}
     _hosts(values, draft, places)
     _static(values, draft, places)
+    _media(values, draft, places)
     for note in _notes(values, project, places):
         draft.say("note", note)
 
@@ -114,15 +115,36 @@ def _hosts(values: Mapping[str, Any], draft: Draft, places: Mapping[str, str]) -
         draft.say("found", f"ALLOWED_HOSTS in {places['ALLOWED_HOSTS']}: {', '.join(names)}")
 
 
-def _static(values: Mapping[str, Any], draft: Draft, places: Mapping[str, str]) -> None:
-    url, directory = values.get("STATIC_URL"), values.get("STATIC_ROOT")
+def _served(values: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
+    """URL and directory of STATIC or MEDIA, where nginx can serve them."""
+    url, directory = values.get(f"{kind}_URL"), values.get(f"{kind}_ROOT")
     if not directory or not isinstance(url, str) or "//" in url or not url.strip("/"):
-        return
+        return None
     path = str(directory)
-    if not path.startswith("/"):
+    return (f"/{url.strip('/')}/", path.rstrip("/") + "/") if path.startswith("/") else None
+
+
+def _media(values: Mapping[str, Any], draft: Draft, places: Mapping[str, str]) -> None:
+    served = _served(values, "MEDIA")
+    if served is None:
         return
-    location = f"/{url.strip('/')}/"
-    draft.put("nginx.static", {location: path.rstrip("/") + "/"}, "STATIC_URL, STATIC_ROOT")
+    location, path = served
+    draft.put("nginx.media", {location: path}, "MEDIA_URL, MEDIA_ROOT")
+    draft.say("found", f"uploads in {places['MEDIA_ROOT']}: nginx serves {location}")
+    if "unit.user" not in draft.values:
+        draft.say(
+            "note",
+            f"{path}: what the service writes is closed to nginx while unit.user is empty; sockd "
+            "check says what is missing",
+        )
+
+
+def _static(values: Mapping[str, Any], draft: Draft, places: Mapping[str, str]) -> None:
+    served = _served(values, "STATIC")
+    if served is None:
+        return
+    location, path = served
+    draft.put("nginx.static", {location: path}, "STATIC_URL, STATIC_ROOT")
     draft.say("found", f"static files in {places['STATIC_ROOT']}: nginx serves {location}")
     if Path(path).is_relative_to(STATE) and "unit.user" not in draft.values:
         draft.say(

@@ -16,6 +16,7 @@ from sockd.init.options import (
     seconds,
     target,
     to,
+    umask,
     words,
 )
 from sockd.init.static import CORES
@@ -23,11 +24,12 @@ from sockd.init.static import CORES
 HOOK = "hooks of Gunicorn take its own objects; "
 TLS = "nginx speaks TLS"
 DIRTY = "no such workers: run long tasks in a service of their own (Celery, RQ)"
-HTTP2 = "nginx speaks HTTP/2, and HTTP/1.1 to sockd"
+HTTP2 = "nginx speaks HTTP/2 (`nginx.http2`), and HTTP/1.1 to sockd"
 ASGI = "of Gunicorn's ASGI worker"
 STRICT = "never: what is ambiguous is refused (docs/http.md)"
 JOURNAL = "everything goes to the journal: `journalctl -u NAME`"
 LOGGING = "the application's own logging is left alone; sockd writes to the journal"
+ACCESS = "nginx writes the access log (`nginx.access_log`)"
 STATSD = "`sockd status --json` has the figures"
 GEVENT = re.compile(r"gevent|eventlet|tornado")
 LEVELS = {"critical": "err", "error": "err", "warning": "warning", "info": "info"}
@@ -236,7 +238,7 @@ _ROWS = (
     _row("worker_tmp_dir --worker-tmp-dir", "", "workers are watched in memory"),
     _row("user -u --user", "unit.user", "not root", _account("unit.user")),
     _row("group -g --group", "unit.group", "not root", _account("unit.group")),
-    _row("umask -m --umask", "", "`UMask=` in a drop-in: `systemctl edit NAME`"),
+    _row("umask -m --umask", "unit.service", "as UMask", umask),
     _row("initgroups --initgroups", "", "systemd always does"),
     _row("tmp_upload_dir", "", "large bodies go to /var/tmp, without a name"),
     _row("secure_scheme_headers", "", "`X-Forwarded-Proto` and `Forwarded` of trusted peers"),
@@ -246,13 +248,13 @@ _ROWS = (
         "`*` is not offered; `unix` is added",
         _trusted,
     ),
-    _row("accesslog --access-logfile", "", "nginx writes the access log"),
+    _row("accesslog --access-logfile", "", ACCESS),
     _row(
         "disable_redirect_access_to_syslog --disable-redirect-access-to-syslog",
         "",
-        "nginx writes the access log",
+        ACCESS,
     ),
-    _row("access_log_format --access-logformat", "", "nginx writes the access log"),
+    _row("access_log_format --access-logformat", "", ACCESS),
     _row("errorlog --error-logfile --log-file", "", JOURNAL),
     _row("loglevel --log-level", "log.level", "`critical` and `error` are `err`", _level),
     _row("capture_output --capture-output", "", JOURNAL),
@@ -301,8 +303,8 @@ _ROWS = (
     _row("proxy_allow_ips --proxy-allow-from", "", "nginx takes it: `set_real_ip_from`"),
     _row("protocol --protocol", "", "HTTP only: nginx uses `proxy_pass` for `uwsgi_pass`"),
     _row("uwsgi_allow_ips --uwsgi-allow-from", "", "HTTP only"),
-    _row("keyfile --keyfile", "", TLS),
-    _row("certfile --certfile", "", TLS),
+    _row("keyfile --keyfile", "nginx.certificate_key", TLS, to("nginx.certificate_key", str)),
+    _row("certfile --certfile", "nginx.certificate", TLS, to("nginx.certificate", str)),
     _row("ssl_version --ssl-version", "", TLS),
     _row("cert_reqs --cert-reqs", "", TLS),
     _row("ca_certs --ca-certs", "", TLS),

@@ -100,7 +100,7 @@ def _command_line(text: str, directory: Path, draft: Draft) -> None:
 
 def _absolute(values: dict[str, Any], directory: Path) -> None:
     """Relative paths of the other server start where it was started."""
-    for key in ("app.directory", "app.venv"):
+    for key in ("app.directory", "app.venv", "nginx.certificate", "nginx.certificate_key"):
         if key in values:
             values[key] = str(directory / values[key])
     if "bind" in values:

@@ -145,5 +145,13 @@ def words(value: Any) -> list[str]:
     return [str(item).strip() for item in value if str(item).strip()]
 
 
+def umask(draft: Draft, given: Given) -> None:
+    """Digits are octal, also without a 0 before them."""
+    mask = given.value if isinstance(given.value, int) else int(str(given.value), 8)
+    if not 0 <= mask <= 0o777:
+        raise ValueError("expected permissions in octal")
+    draft.put("unit.service", {"UMask": f"{mask:04o}"}, f"{given.name} of {given.origin}")
+
+
 def true(value: Any) -> bool:
     return value in (True, 1) or str(value).strip().lower() in ("1", "true", "yes", "on")

@@ -8,7 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from sockd.init.draft import SECRET, Draft
-from sockd.init.options import Convert, Given, Left, Option, address, number, seconds, to, true
+from sockd.init.options import (
+    Convert,
+    Given,
+    Left,
+    Option,
+    address,
+    number,
+    seconds,
+    to,
+    true,
+    umask,
+)
 
 PROTOCOL = (
     "HTTP, not the uwsgi protocol: nginx uses `proxy_pass` for `uwsgi_pass`, as in the generated "
@@ -112,6 +123,18 @@ def _static(draft: Draft, given: Given) -> None:
     draft.put("nginx.static", {slashed: path.rstrip("/") + "/"}, f"{given.name} of {given.origin}")
 
 
+def _socket_mode(draft: Draft, given: Given) -> None:
+    mode = "0666" if given.value == "true" else str(given.value).rjust(4, "0")
+    draft.put("unit.socket_mode", mode, f"{given.name} of {given.origin}")
+
+
+def _socket_owner(draft: Draft, given: Given) -> None:
+    user, _, group = str(given.value).partition(":")
+    for key, name in (("unit.socket_user", user), ("unit.socket_group", group)):
+        if name:
+            draft.put(key, name, f"{given.name} of {given.origin}")
+
+
 def _master(draft: Draft, given: Given) -> None:
     raise Left("there always is one" if true(given.value) else "there always is a master")
 
@@ -136,16 +159,16 @@ _ROWS = (
     _row("http-socket http11-socket", "bind", "systemd listens", _listen),
     _row("http", "bind", "there is no router process: nginx", _listen),
     _row("socket uwsgi-socket s", "bind", PROTOCOL, _listen),
-    _row("https https-socket", "", "nginx speaks TLS"),
+    _row("https https-socket", "", "nginx speaks TLS: `nginx.certificate`, `.certificate_key`"),
     _row("fastcgi-socket scgi-socket", "", PROTOCOL),
     _row("protocol", "", PROTOCOL),
-    _row("chmod-socket", "", "`SocketMode=`, 0660 for nginx's group"),
-    _row("chown-socket", "", "`SocketGroup=`: `unit.socket_group`"),
+    _row("chmod-socket", "unit.socket_mode", "without a value: 0666", _socket_mode),
+    _row("chown-socket", "unit.socket_user, unit.socket_group", "", _socket_owner),
     _row("listen l", "limits.backlog", "", to("limits.backlog", number)),
     _row("reuse-port so-reuseport", "", "systemd holds one socket for all workers"),
     _row("uid", "unit.user", "not root", _account("unit.user")),
     _row("gid", "unit.group", "not root", _account("unit.group")),
-    _row("umask", "", "`UMask=` in a drop-in: `systemctl edit NAME`"),
+    _row("umask", "unit.service", "as UMask", umask),
     _row("master M", "", ALWAYS, _master),
     _row("processes workers p", "workers", "`%k`: `auto`", _workers),
     _row("threads", "threads", "", to("threads", number)),
@@ -169,7 +192,7 @@ _ROWS = (
     _row("max-requests max-requests-delta", "", RECYCLED),
     _row("max-worker-lifetime min-worker-lifetime max-worker-lifetime-delta", "", RECYCLED),
     _row("reload-on-rss reload-on-as evil-reload-on-rss evil-reload-on-as", "", RECYCLED),
-    _row("limit-as", "", "`MemoryMax=` in a drop-in: `systemctl edit NAME`"),
+    _row("limit-as", "", "`unit.service = { MemoryMax = ... }`"),
     _row("buffer-size", "limits.head", "", to("limits.head", lambda v: max(number(v), 16384))),
     _row("post-buffering post-buffering-bufsize", "", "bodies are read before the call"),
     _row("limit-post", "limits.body", "", to("limits.body", number)),
@@ -184,8 +207,16 @@ _ROWS = (
     _row("add-header http-auto-gzip http-auto-chunked", "", NGINX),
     _row("daemonize d daemonize2 logto logto2 log-master", "", JOURNAL),
     _row("logger req-logger log-encoder log-maxsize log-date", "", JOURNAL),
-    _row("disable-logging log-4xx log-5xx log-slow log-big", "", "nginx writes the access log"),
-    _row("log-format logformat log-x-forwarded-for", "", "nginx writes the access log"),
+    _row(
+        "disable-logging log-4xx log-5xx log-slow log-big",
+        "",
+        "nginx writes the access log (`nginx.access_log`)",
+    ),
+    _row(
+        "log-format logformat log-x-forwarded-for",
+        "",
+        "nginx writes the access log (`nginx.access_log`)",
+    ),
     _row("memory-report", "", "`systemctl status NAME`, `sockd status NAME`"),
     _row("stats stats-server stats-http", "", "`sockd status --json`"),
     _row("master-fifo", "", "`sockd reload`, `sockd stop`, signals (docs/operating.md)"),
@@ -210,7 +241,9 @@ _ROWS = (
     _row("import shared-import", "", "import it in the application's module"),
     _row("queue sharedarea cache cache2", "", "Redis, memcached or the application"),
     _row("locks", "", "no locks are shared"),
-    _row("cpu-affinity", "", "`CPUAffinity=` in a drop-in; `workers = auto` counts by it"),
+    _row(
+        "cpu-affinity", "", "`unit.service = { CPUAffinity = ... }`; `workers = auto` counts by it"
+    ),
     _row("hook-pre-app hook-post-app hook-as-root hook-as-user", "", HOOKS),
     _row("exec-pre-app exec-asap exec-as-root exec-as-user exec-post-app", "", HOOKS),
     _row("ini include for endfor if endif", "", "files of their own: give each to `--from`"),
