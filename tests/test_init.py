@@ -114,14 +114,15 @@ def test_a_django_project_as_it_is_deployed(tmp_path: Path, site: Path) -> None:
         "app.env": {"DJANGO_SETTINGS_MODULE": "mysite.settings.production"},
         "nginx.server_name": ["shop.example", ".shop.example"],
         "nginx.static": {"/static/": f"{tmp_path}/assets/"},
-        "nginx.media": {"/media/": f"{site}/media/"},
     }
     assert said(made, "note").splitlines() == [
         "manage.py uses mysite.settings.development, the server mysite.settings.production: "
         "app.env has the latter for both",
-        f"{site}/media/: what the service writes is closed to nginx while unit.user is empty; "
-        "sockd check says what is missing",
+        f"{site}/mysite/settings/production.py:6: nginx can serve uploads once unit.user is set: "
+        "adduser --system --group mysite; sockd init --set unit.user=mysite",
     ]
+    made = draft(site, settings=[("unit.user", "shop")])
+    assert made.values["nginx.media"] == {"/media/": f"{site}/media/"}
 
 
 def test_django_below_and_twice(tmp_path: Path, site: Path) -> None:
@@ -136,7 +137,9 @@ def test_static_files_that_nginx_cannot_reach(tmp_path: Path, site: Path) -> Non
         file.write('import os\nSTATIC_ROOT = os.environ["STATE_DIRECTORY"] + "/static"\n')
     made = draft(site, "shop")
     assert made.values["nginx.static"] == {"/static/": "/var/lib/shop/static/"}
-    assert "/var/lib/shop/static/ is closed to nginx while unit.user is empty" in said(made, "note")
+    assert "/var/lib/shop/static/ is closed to nginx while unit.user is empty" in said(
+        made, "note"
+    )
 
 
 FLASK_FACTORY = """

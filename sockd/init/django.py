@@ -129,13 +129,14 @@ def _media(values: Mapping[str, Any], draft: Draft, places: Mapping[str, str]) -
     if served is None:
         return
     location, path = served
-    draft.put("nginx.media", {location: path}, "MEDIA_URL, MEDIA_ROOT")
-    draft.say("found", f"uploads in {places['MEDIA_ROOT']}: nginx serves {location}")
-    if "unit.user" not in draft.values:
+    if "unit.user" in draft.values:
+        draft.put("nginx.media", {location: path}, "MEDIA_URL, MEDIA_ROOT")
+        draft.say("found", f"uploads in {places['MEDIA_ROOT']}: nginx serves {location}")
+    else:
         draft.say(
             "note",
-            f"{path}: what the service writes is closed to nginx while unit.user is empty; sockd "
-            "check says what is missing",
+            f"{places['MEDIA_ROOT']}: nginx can serve uploads once unit.user is set: adduser "
+            f"--system --group {draft.name}; sockd init --set unit.user={draft.name}",
         )
 
 

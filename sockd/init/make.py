@@ -45,6 +45,7 @@ def make(request: Request) -> Draft:
         project = _pyproject(directory)
         draft = Draft(request.name or _name(directory, project))
         config.valid_name(draft.name)
+        _set(request, draft)  # unit.user decides about media
         other = _other_server(request, directory, draft)
         if request.app:
             other["app.target"] = (request.app, "given")
@@ -55,11 +56,15 @@ def make(request: Request) -> Draft:
         raise PermissionDenied(f"{error.filename}: no permission to read it") from None
     for key, (value, origin) in other.items():
         draft.put(key, value, origin)
-    for key, text in request.settings:
-        draft.put_text(key, text, "--set")
+    _set(request, draft)
     _hints(directory, request, draft)
     draft.check()
     return draft
+
+
+def _set(request: Request, draft: Draft) -> None:
+    for key, text in request.settings:
+        draft.put_text(key, text, "--set")
 
 
 def _other_server(request: Request, directory: Path, draft: Draft) -> dict[str, tuple[Any, str]]:
