@@ -363,6 +363,24 @@ class TestCheckByRoot:
         uid = pwd.getpwnam(user).pw_uid if user else 65534
         assert (tmp_path / "code/made").stat().st_uid == uid
 
+    @pytest.mark.parametrize("user", ["", "daemon"])
+    def test_there_is_a_state_directory(
+        self,
+        tmp_path: Path,
+        public: Path,
+        reachable: Callable[..., subprocess.CompletedProcess[str]],
+        user: str,
+    ) -> None:
+        (tmp_path / "code/hello.py").write_text(
+            "import os\n"
+            "made = os.environ['STATE_DIRECTORY'] + '/made'\n"
+            "open(made, 'x').close()\n"
+            "print(made)\n" + APP
+        )
+        done = reachable("check", "--config", str(public), SOCKD_UNIT_USER=user)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert not Path(done.stdout.partition("\n")[0]).parent.exists()
+
     @pytest.mark.parametrize("closed", [".", "code"])
     def test_a_directory_that_is_roots_alone(
         self, tmp_path: Path, public: Path, closed: str
