@@ -61,7 +61,7 @@ def test_from_an_empty_debian_to_django_behind_tls(
     style = get(f"https://{host}/static/catalogue/shop.css")
     assert " 200" in style.splitlines()[0]
     redirect = get(f"http://{host}/", "--resolve", f"{host}:80:127.0.0.1")
-    assert " 301" in redirect.splitlines()[0]
+    assert " 308" in redirect.splitlines()[0]
     assert f"\nlocation: https://{host}/" in redirect.lower()
     assert empty.out("systemctl", "is-enabled", "shop.socket") == "enabled"
     assert empty.out("systemctl", "is-active", "shop.service") == "active"
