@@ -125,12 +125,18 @@ def test_the_command_may_have_options_of_sockds(project: Path) -> None:
 
 
 def directives(text: str) -> set[str]:
-    section = text.partition("[Service]")[2].partition("\n[Install]")[0]
-    return set(re.findall(r"^([A-Za-z]+)=", section, re.MULTILINE))
+    parts = re.split(r"^\[(\w+)\]$", text, flags=re.MULTILINE)
+    service = parts[parts.index("Service") + 1]
+    return set(re.findall(r"^([A-Za-z]+)=", service, re.MULTILINE))
 
 
 def test_every_directive_of_the_units_is_copied_or_argued(tmp_path: Path) -> None:
-    configs = ['unit.user = "shop"\nunit.group = "www-data"\n', ""]
+    configs = [
+        'unit.user = "shop"\nunit.group = "www-data"\nunit.writable = ["/srv/media"]\n',
+        'unit.hardening = "strict"\nunit.credentials = { key = "/etc/key" }\n',
+        'unit.hardening = "off"\nunit.env_files = ["/etc/shop.env"]\n',
+        "",
+    ]
     found = directives(render_instances()["sockd@.service"])
     for number, more in enumerate(configs):
         path = tmp_path / f"shop{number}.toml"

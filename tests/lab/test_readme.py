@@ -50,9 +50,12 @@ def test_from_an_empty_debian_to_django_behind_tls(
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     assert "<title>The shop</title>" in done.stdout
 
-    name, certificate = re.findall(r"--resolve (\S+):443:|--cacert (\S+)", lines[-1])[::-1]
-    host = name[0] or certificate[0]
-    trust = ["--cacert", name[1] or certificate[1], "--resolve", f"{host}:443:127.0.0.1"]
+    host, certificate = (
+        found[1]
+        for option in (r"--resolve (\S+?):443:", r"--cacert (\S+)")
+        if (found := re.search(option, lines[-1]))
+    )
+    trust = ["--cacert", certificate, "--resolve", f"{host}:443:127.0.0.1"]
 
     def get(url: str, *more: str) -> str:
         return empty.out("curl", "--silent", "--show-error", "--include", *trust, *more, url)
