@@ -38,6 +38,18 @@ lines += sorted(f"{name}={os.environ[name]}" for name in names)
 print("\\n".join([*lines, os.getcwd()]), end="")
 """
 
+# Short sleeps: Python does not see a signal that comes just before a long one begins.
+ASKS = """
+import time
+
+try:
+    print("waiting", flush=True)
+    while True:
+        time.sleep(0.05)
+except KeyboardInterrupt:
+    raise SystemExit(int(input("which? ")))
+"""
+
 
 def execute(
     service: Service, *command: str, check: bool = True, input: str = ""
@@ -159,7 +171,8 @@ def test_a_terminal_is_passed_on(installed: Service) -> None:
     command = f"stty rows 33 cols 99; sockd exec {service.name} -- {inside}"
     assert "33 99\ncode 0" in service.machine.out("script", "-qec", command, "/dev/null")
 
-    shell = f"sockd exec {service.name} -- python3 -q; echo code $?"
+    service.machine.write(f"/srv/{service.name}/asks.py", ASKS)
+    shell = f"sockd exec {service.name} -- python3 asks.py; echo code $?"
     with service.machine.spawn(
         "script", "-qec", shell, "/dev/null", stdin=PIPE, stdout=PIPE
     ) as process:
@@ -176,13 +189,10 @@ def test_a_terminal_is_passed_on(installed: Service) -> None:
             process.stdin.write(text)
             process.stdin.flush()
 
-        wait_for(">>> ")
-        # Short sleeps: Python does not see a signal that comes just before a long one begins.
-        type_in("import time; print('sl' + 'eeping'); exec('while 1: time.sleep(0.05)')\n")
-        wait_for("sleeping")
+        wait_for("waiting")
         type_in("\x03")
-        wait_for("KeyboardInterrupt")
-        type_in("raise SystemExit(5)\n")
+        wait_for("which? ")
+        type_in("5\n")
         wait_for("code 5")
         process.stdin.close()
         process.wait(60)
