@@ -14,6 +14,7 @@ import os
 import pwd
 import select
 import stat
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from sockd.master.events import Loaded, LoadFailed
 from sockd.master.fleet import ended
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
 
+STATE = Path("/var/lib")  # of StateDirectory=, systemd.exec(5)
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
 DUMP_TIME = 1.0  # seconds for a stuck import to write its stack
 CLOSING_TIME = 1.0  # seconds for a fork server to end that has closed its control socket
@@ -142,12 +144,31 @@ def _identity(config: Config) -> Identity:
 
 def _as(identity: Identity, config: Config) -> Iterator[Finding]:
     """What `_import` finds in a child that is `identity`."""
+    with _state_directory(identity, config) as state:
+        yield from _by_child(identity, config, state)
+
+
+@contextlib.contextmanager
+def _state_directory(identity: Identity, config: Config) -> Iterator[Path]:
+    """$STATE_DIRECTORY of the import: the service's own where its user may go there, else an empty
+    one. That of a dynamic user is closed to all but the service."""
+    own = STATE / config.name
+    if config.settings.unit.user and own.is_dir():
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="sockd-check-") as place:
+        os.chown(place, identity.uid, identity.gid)
+        yield Path(place)
+
+
+def _by_child(identity: Identity, config: Config, state: Path) -> Iterator[Finding]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(read)
             identity.assume()
+            os.environ["STATE_DIRECTORY"] = str(state)
             with os.fdopen(write, "w") as findings:
                 for finding in _import(config, f" as {identity}"):
                     print(json.dumps(asdict(finding)), file=findings, flush=True)

@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show it
+    words, command = _split(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(words, argparse.Namespace(command=command))
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -51,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "31",
         )
         return INTERNAL
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What is sockd's, and what `sockd exec` is to run, which argparse would look into."""
+    if words[:1] == ["exec"] and "--" in words:
+        at = words.index("--")
+        return words[:at], words[at + 1 :]
+    return words, None
 
 
 def _complain(error: SockdError) -> None:
@@ -108,6 +117,35 @@ def _name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:
     return (names[0] if names else None), (apps[0] if apps else None)
 
 
+def _init(options: argparse.Namespace) -> int:
+    from sockd import init
+
+    name, app = _name_and_app(options.what)
+    output = options.output
+    if name is None and output and str(output) != "-":
+        name = output.name.removesuffix(".toml")
+    draft = init.make(
+        init.Request(options.dir, name, app, options.venv, options.sources, options.set)
+    )
+    text = draft.text()
+    colours = {"found": "32", "mapped": "32", "left": "33", "note": "33"}
+    paint = _coloured(sys.stderr)
+    place = output or config.DIRECTORY / f"{draft.name}.toml"
+    if str(output) != "-":
+        init.write(place.absolute(), text, force=options.force)
+    for finding in draft.findings:
+        word = finding.word.ljust(len("mapped"))
+        shown = f"\x1b[{colours[finding.word]}m{word}\x1b[0m" if paint else word
+        print(shown, finding.text, file=sys.stderr)
+    if str(output) == "-":
+        print(text, end="")
+        return OK
+    _say(f"wrote {place}")
+    named = draft.name if place.parent == config.DIRECTORY else f"--config {place}"
+    _say(f"next: sockd check {named}, then sockd generate-units --install {named}")
+    return OK
+
+
 def _generate_units(options: argparse.Namespace) -> int:
     from sockd import units
 
@@ -158,6 +196,22 @@ def _check(options: argparse.Namespace) -> int:
             print(finding.detail.rstrip("\n"), file=sys.stderr)
         worst = max(worst, finding.exit_code)
     return worst
+
+
+def _exec(options: argparse.Namespace) -> int:
+    from sockd import execute
+
+    if not options.command:
+        raise UsageError("write the command after --, as in: sockd exec shop -- python3 manage.py")
+    if options.here or not client.systemd_runs():
+        command = execute.prepare(_loader(options)(), options.command, os.environ)
+        return command.wait() if options.in_unit else command.replace_process()
+    name, app = _name_and_app(options.what)
+    if app or any((options.config, options.bind, options.workers, options.dir, options.venv)):
+        raise UsageError("the unit says what the service runs with; flags and APP need --here")
+    if options.set:
+        raise UsageError("the unit says what the service runs with; --set needs --here")
+    return execute.run(execute.of_service(name or config.only_name()), options.command)
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -213,7 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check(commands)
+    _add_init(commands)
     _add_generate_units(commands)
+    _add_exec(commands)
     _add_running(commands)
     return parser
 
@@ -329,6 +385,54 @@ def _add_check(commands: Commands) -> None:
     _add_configuration(check, "127.0.0.1:8000")
 
 
+def _add_init(commands: Commands) -> None:
+    init = _command(
+        commands,
+        "init",
+        _init,
+        "write the configuration of a project",
+        "Looks at a directory, without running any of its code, and writes /etc/sockd/NAME.toml:\n"
+        "framework, virtual environment, static files. Says what it found and, with --from, what\n"
+        "becomes of each option of another server.",
+        ("sockd init shop --dir /srv/shop", "the project in /srv/shop"),
+        ("sockd init shop shop.web:app --venv /srv/venv --output shop.toml", "chosen by hand"),
+        ('sockd init shop --from "gunicorn -w 4 shop.wsgi"', "as this Gunicorn"),
+        ("sockd init --from gunicorn.conf.py --output -", "look first"),
+    )
+    init.add_argument(
+        "what",
+        metavar="NAME | APP",
+        nargs="*",
+        type=_not_empty,
+        help="the service's NAME, by default the project's; the application, else looked for",
+    )
+    init.add_argument(
+        "--dir", metavar="DIR", type=_path, default=Path(), help="the project (default: here)"
+    )
+    init.add_argument("--venv", metavar="DIR", type=_not_empty, help="else looked for")
+    init.add_argument(
+        "--from",
+        dest="sources",
+        metavar="WHAT",
+        type=_not_empty,
+        action="append",
+        default=[],
+        help='gunicorn.conf.py, uwsgi.ini or "gunicorn -w 4 app:app" (repeatable)',
+    )
+    init.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        type=_key_and_value,
+        action="append",
+        default=[],
+        help="any setting, as nginx.server_name=shop.example (repeatable)",
+    )
+    init.add_argument(
+        "--output", metavar="FILE", type=_path, help="instead of /etc/sockd/NAME.toml; - is stdout"
+    )
+    init.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
 def _add_generate_units(commands: Commands) -> None:
     generate = _command(
         commands,
@@ -366,6 +470,29 @@ def _add_generate_units(commands: Commands) -> None:
     generate.add_argument(
         "--force", action="store_true", help="overwrite files that sockd did not generate"
     )
+
+
+def _add_exec(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "exec",
+        _exec,
+        "run a management command as the application runs",
+        "With its user, environment, virtual environment (first in PATH), directory, state\n"
+        "directories and sandbox, whether the service runs or not. The exit code is the\n"
+        "command's, 128 + N if signal N ended it. Without systemd it runs as you.",
+        ("sockd exec shop -- python3 manage.py migrate", "writes what the service may write"),
+        ("sockd exec shop -- python3 manage.py shell", "a terminal is passed on"),
+        ("sockd exec --here shop -- python3 manage.py collectstatic", "as you: part of a release"),
+    )
+    _add_configuration(command, "127.0.0.1:8000")
+    command.add_argument(
+        "--here",
+        action="store_true",
+        help="as you and outside of systemd: only environment, PATH and directory are the app's",
+    )
+    command.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
+    command.usage = "sockd exec [--here] [NAME] -- COMMAND [ARGUMENT ...]"
 
 
 def _add_running(commands: Commands) -> None:

@@ -309,9 +309,14 @@ def _sockets_of(unit: str) -> list[str]:
     return [trigger for trigger in triggers if trigger.endswith(".socket")]
 
 
+def systemd_runs() -> bool:
+    """sd_booted(3)"""
+    return Path("/run/systemd/system").is_dir()
+
+
 def _systemctl(*arguments: str) -> str:
     """Its output; nothing where systemd does not run."""
-    if not Path("/run/systemd/system").is_dir():  # sd_booted(3)
+    if not systemd_runs():
         return ""
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else ""

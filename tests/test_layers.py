@@ -32,11 +32,20 @@ LAYERS = {
     "sockd.worker": 6,
     "sockd.master": 7,
     "sockd.check": 8,
+    "sockd.execute": 8,
+    "sockd.init": 8,
     "sockd.units": 8,
     "sockd.cli": 9,
     "sockd.__main__": 10,
 }
-PACKAGES = {"sockd.http", "sockd.worker", "sockd.master", "sockd.units"}  # one layer each
+PACKAGES = {
+    "sockd.execute",
+    "sockd.http",
+    "sockd.init",
+    "sockd.master",
+    "sockd.units",
+    "sockd.worker",
+}  # one layer each
 
 THIRD_PARTY = {"jinja2", "systemd", "sdnotify"}
 ALLOWED = {
