@@ -21,7 +21,12 @@ def test_package_holds_what_runs_and_nothing_else(machine: Machine) -> None:
     assert [name for name in files if name.endswith(ends)] == []
 
 
-def test_lintian_has_no_error(machine: Machine) -> None:
-    log = (deb(machine.suite).parent / "log").read_text()
-    assert "dpkg-buildpackage: info: binary" in log or "dpkg-genchanges" in log
-    assert [line for line in log.splitlines() if line.startswith("E: ")] == []
+# Argued in debian/control: an override would be one too many for the other suite's lintian.
+ARGUED = {"I: sockd source: out-of-date-standards-version 4.6.2"}
+
+
+def test_lintian_finds_nothing_that_is_not_argued(machine: Machine) -> None:
+    tags = (deb(machine.suite).parent / "lintian").read_text().splitlines()
+    assert [tag for tag in tags if tag.startswith("O: ")], "it has looked, and at all it knows"
+    found = {tag.partition(" (")[0] for tag in tags if tag[:1] in "EWIPXC" and tag[1:3] == ": "}
+    assert found - ARGUED == set()
