@@ -31,7 +31,7 @@ class Apt:
     def files(self) -> set[str]:
         """All that could be left: what apt, dpkg and the system write for themselves apart."""
         apart = (
-            "/dev|/proc|/sys|/run/(systemd|log|udev|utmp|dbus|user)|/root|/tmp|/srv"
+            "/dev|/proc|/sys|/run/(systemd|log|udev|utmp|dbus|user|private|needrestart)|/root|/tmp|/srv"
             "|/var/(cache|log|tmp|backups)|/var/lib/(apt|systemd|private|nginx)"
             "|/var/lib/dpkg/(status|available|lock|triggers|diversions|statoverride)"
             "|/var/lib/dpkg/info/format|/etc/(mtab|ld.so.cache)"
@@ -219,7 +219,7 @@ def test_purge_leaves_nothing_of_sockd_and_all_of_the_application(installed: Apt
     machine.run("apt-get", "purge", "--yes", "--auto-remove", "sockd")
     assert machine.read("/var/lib/private/blue/kept") == "kept\n"
     machine.sh(
-        "rm -r /var/lib/private/blue /var/lib/private/green; rm -f /var/lib/blue /var/lib/green"
+        "cd /var/lib; rm -rf private/blue private/green private/grey blue green grey"
         " /etc/nginx/sites-available/other; rmdir /etc/systemd/system/sockd-unrelated.service.d"
     )
     assert installed.files() - installed.before == set()
