@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZ
 LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
-LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring util-linux git
+LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring patchelf util-linux git
 TEST_PACKAGES := $(LAB_PACKAGES) nginx curl
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
