@@ -62,9 +62,7 @@ def _relocated(suite: str) -> Path:
         listed = subprocess.check_output(["chroot", root, "sh", "-c", script], text=True)
         for library in sorted(set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listed, re.MULTILINE))):
             shutil.copy2(root / library.lstrip("/"), tree / "lib" / Path(library).name)
-        subprocess.run(
-            ["patchelf", "--set-interpreter", f"{PLACE}/lib/ld-linux-x86-64.so.2"]
-            + ["--force-rpath", "--set-rpath", f"{PLACE}/lib", tree / f"bin/python{version}"],
-            check=True,
-        )
+        where = ["--set-interpreter", f"{PLACE}/lib/ld-linux-x86-64.so.2"]
+        where += ["--force-rpath", "--set-rpath", f"{PLACE}/lib"]
+        subprocess.run(["patchelf", *where, tree / f"bin/python{version}"], check=True)
     return tree

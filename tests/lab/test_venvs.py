@@ -1,8 +1,9 @@
-"""Applications in virtual environments, through the packaged sockd: which sockd, which packages."""
+"""Applications in virtual environments, served by the packaged sockd: whose modules they get."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
@@ -29,9 +30,10 @@ def app(environ, start_response):
         "prefix": sys.prefix,
         "path": sys.path,
         "found": found,
-        "debian": sorted(
+        "foreign": sorted(
             name for name, module in sys.modules.items()
             if "dist-packages" in (getattr(module, "__file__", "") or "")
+            and "/dist-packages/sockd/" not in module.__file__
         ),
     }).encode()]
 """
@@ -76,11 +78,9 @@ class Venv:
         assert started.returncode != 0
         checked = self.machine.run("sockd", "check", self.service.name, check=False)
         assert checked.returncode != 0
-        (problem,) = [
-            line.partition(" ")[2].strip()
-            for line in checked.stdout.splitlines()
-            if line.startswith("problem")
-        ]
+        # With the place of the setting in front.
+        (problem,) = re.findall(r"(?m)^problem \S+:\d+: \S+: (.*)$", checked.stdout)
+        assert isinstance(problem, str)
         assert problem in self.service.journal()
         return problem
 
@@ -108,7 +108,7 @@ def test_application_sees_the_versions_of_its_venv(venv: Venv) -> None:
         # Of the package systemd in the venv, not of Debian's.
         assert told["found"]["systemd.journal"] is None
         assert told["found"]["sockd"][1] == f"{DIST_PACKAGES}/sockd/__init__.py"
-        assert [name for name in told["debian"] if name.partition(".")[0] != "sockd"] == []
+        assert told["foreign"] == []
         assert told["prefix"] == venv.path
         assert not [path for path in told["path"] if "dist-packages" in path]
         venv.service.systemctl("reload")
@@ -125,7 +125,7 @@ def test_venv_with_the_same_sockd_uses_its_own(venv: Venv) -> None:
     venv.service.systemctl("start")
     told = venv.told()
     assert told["found"]["sockd"][1] == f"{venv.packages}/sockd/__init__.py"
-    assert told["debian"] == []
+    assert told["foreign"] == []
 
 
 def test_venv_with_another_version_of_sockd_is_refused(venv: Venv) -> None:
@@ -154,7 +154,7 @@ def test_another_python_with_the_same_sockd_serves(service: Service, another: st
         told = venv.told()
         assert told["python"] == other_python.PYTHON[suite]
         assert told["found"]["sockd"][1] == f"{venv.packages}/sockd/__init__.py"
-        assert told["debian"] == []
+        assert told["foreign"] == []
         service.systemctl("reload")
 
 
