@@ -18,7 +18,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) nginx curl
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants bench nightly lab lab-stop deb clean \
+.PHONY: run build test check asan mutants bench nightly lab lab-stop deb reproduce clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -44,7 +44,7 @@ asan: build
 mutants: build
 	@.venv/bin/python -B tests/mutants.py '$(FAULT)'
 
-nightly: test asan mutants bench
+nightly: test asan mutants reproduce bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)
@@ -57,6 +57,9 @@ lab-stop:
 
 deb: | lab-packages
 	@$(LAB) deb
+
+reproduce: | lab-packages
+	@$(LAB) reproduce
 
 clean: lab-stop
 	$(SUDO) rm -rf .venv build dist *.egg-info

@@ -7,10 +7,11 @@ is made from changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.lab.image import LAB, ROOT, image, locked
@@ -83,7 +84,38 @@ def _install_tools(suite: str, place: Path) -> None:
 
 def _build(suite: str, tools: Path, place: Path) -> None:
     print(f"lab: building the package for {suite}", flush=True)
-    tree = place.with_name("source")
+    with _build_machine(suite, tools, "/srv/build/sockd") as machine:
+        log = machine.sh(
+            f"cd /srv/build/sockd; {BUILD} 2>&1; {LINTIAN} ../*.changes > ../lintian || true",
+            timeout=900,
+        )
+        _keep_built(machine, "/srv/build", place)
+    (place / "log").write_text(log)
+
+
+def rebuilt(suite: str) -> Path:
+    """The directory of what a second build made: elsewhere, at another time, for another user."""
+    deb(suite)
+    home = LAB / suite
+    place = home / "rebuilt"
+    with locked(home / "package"):
+        shutil.rmtree(place, ignore_errors=True)
+        with _build_machine(suite, home / "tools", "/opt/some where/else") as machine:
+            machine.sh(
+                "chown -R nobody: '/opt/some where'; chmod 755 '/opt/some where';"
+                "setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/nonexistent"
+                " LC_ALL=C LANGUAGE=fr TZ=Pacific/Kiritimati faketime -f '+400d'"
+                f" sh -c 'umask 027; cd \"/opt/some where/else\" && {BUILD}' 2>&1",
+                timeout=900,
+            )
+            _keep_built(machine, "/opt/some where", place)
+    return place
+
+
+@contextlib.contextmanager
+def _build_machine(suite: str, tools: Path, target: str) -> Iterator[Machine]:
+    """With the build dependencies, and at `target` the source package's tree."""
+    tree = LAB / suite / "source"
     if tree.exists():
         shutil.rmtree(tree)
     for name in _sources():
@@ -94,14 +126,13 @@ def _build(suite: str, tools: Path, place: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
     with Machine("build", suite, layers=(tools,)) as machine:
-        machine.push(tree, "/srv/build/sockd")
-        log = machine.sh(
-            f"cd /srv/build/sockd; {BUILD} 2>&1; {LINTIAN} ../*.changes > ../lintian || true",
-            timeout=900,
-        )
-        place.mkdir()
-        (place / "log").write_text(log)
-        for file in (machine.home / "changes" / "srv" / "build").iterdir():
-            if file.is_file():
-                shutil.copy2(file, place)
-    shutil.rmtree(tree)
+        machine.push(tree, target)
+        shutil.rmtree(tree)
+        yield machine
+
+
+def _keep_built(machine: Machine, directory: str, place: Path) -> None:
+    place.mkdir()
+    for file in (machine.home / "changes" / directory.lstrip("/")).iterdir():
+        if file.is_file():
+            shutil.copy2(file, place)

@@ -37,8 +37,8 @@ class Apt:
             "|/var/lib/dpkg/info/format|/etc/(mtab|ld.so.cache)"
         )
         found = self.machine.sh(
-            "find / -xdev -regextype posix-extended"
-            f" -regex '({apart})(-old|/.*)?' -prune -o -print; find /run -not -path '/run/*/*'"
+            "find / /run -xdev -regextype posix-extended"
+            f" -regex '({apart})(-old|/.*)?' -prune -o -print"
         )
         return set(found.splitlines())
 
