@@ -1,5 +1,5 @@
-"""`python -m tests.lab up | stop | deb | reproduce`: what `make lab`, `make lab-stop`, `make deb` and
-`make reproduce` call.
+"""`python -m tests.lab up | stop | deb | reproduce`: what `make lab`, `make lab-stop`, `make deb`
+and `make reproduce` call.
 
 SUITE in the environment names the Debian release.
 """

@@ -100,21 +100,21 @@ def rebuilt(suite: str) -> Path:
     place = home / "rebuilt"
     with locked(home / "package"):
         shutil.rmtree(place, ignore_errors=True)
-        with _build_machine(suite, home / "tools", "/opt/some where/else") as machine:
+        with _build_machine(suite, home / "tools", "/opt/else/sockd") as machine:
             machine.sh(
-                "chown -R nobody: '/opt/some where'; chmod 755 '/opt/some where';"
+                "chown -R nobody: /opt/else; chmod 755 /opt/else;"
                 "setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/nonexistent"
                 " LC_ALL=C LANGUAGE=fr TZ=Pacific/Kiritimati faketime -f '+400d'"
-                f" sh -c 'umask 027; cd \"/opt/some where/else\" && {BUILD}' 2>&1",
+                f" sh -c 'umask 027; cd /opt/else/sockd && {BUILD}' 2>&1",
                 timeout=900,
             )
-            _keep_built(machine, "/opt/some where", place)
+            _keep_built(machine, "/opt/else", place)
     return place
 
 
 @contextlib.contextmanager
-def _build_machine(suite: str, tools: Path, target: str) -> Iterator[Machine]:
-    """With the build dependencies, and at `target` the source package's tree."""
+def _build_machine(suite: str, tools: Path, where: str) -> Iterator[Machine]:
+    """With the build dependencies, and at `where` the source package's tree."""
     tree = LAB / suite / "source"
     if tree.exists():
         shutil.rmtree(tree)
@@ -126,7 +126,7 @@ def _build_machine(suite: str, tools: Path, target: str) -> Iterator[Machine]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
     with Machine("build", suite, layers=(tools,)) as machine:
-        machine.push(tree, target)
+        machine.push(tree, where)
         shutil.rmtree(tree)
         yield machine
 
