@@ -53,8 +53,7 @@ class Worker:
         try:
             self._settle_in()
             board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
-            threads = self.spec.settings.threads
-            handler = WSGIHandler(app, multithread=threads > 1, report=report)
+            handler = WSGIHandler(app, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
             self._last_words(error)

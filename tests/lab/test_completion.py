@@ -26,7 +26,9 @@ zpty -w shell "PS1= PROMPT_EOL_MARK= ; autoload -Uz compinit && compinit -u -D"
 zpty -w shell 'compadd() {
     local -a offered; builtin compadd -O offered "$@"; print -l -- "OFFERED "$^offered
 }'
-zpty -w shell 'list() { _main_complete; compstate[insert]=; compstate[list]=; print; print FINISHED; }'
+zpty -w shell 'list() {
+    _main_complete; compstate[insert]=; compstate[list]=; print; print FINISHED
+}'
 zpty -w shell 'zle -C list complete-word list; bindkey "^I" list; print READY'
 zpty -r shell line '*READY'
 zpty -r shell line '*READY'
