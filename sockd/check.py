@@ -26,8 +26,8 @@ from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
 from sockd.master.events import Loaded, LoadFailed
-from sockd.master.fleet import ended
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
+from sockd.master.roster import ended
 
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
 DUMP_TIME = 1.0  # seconds for a stuck import to write its stack

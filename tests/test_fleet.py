@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from sockd.master.boots import DUMP, HANDOVER
 from sockd.master.events import (
     Announce,
     CloseServer,
@@ -48,17 +49,8 @@ from sockd.master.events import (
     Words,
     WorkerId,
 )
-from sockd.master.fleet import (
-    ABANDON,
-    DUMP,
-    GRACE,
-    HANDOVER,
-    JUMP,
-    LIVED,
-    SHORT,
-    Fleet,
-    ended,
-)
+from sockd.master.fleet import JUMP, Fleet
+from sockd.master.roster import ABANDON, GRACE, LIVED, SHORT, ended
 from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
 
 KILLED = signal.SIGKILL  # a wait(2) status
