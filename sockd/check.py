@@ -25,7 +25,7 @@ from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
-from sockd.master.events import Loaded, LoadFailed
+from sockd.master.events import Left, Loaded, LoadFailed, Unshareable
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
 from sockd.master.roster import ended
 
@@ -208,7 +208,7 @@ def _application(config: Config, whom: str) -> Finding:
     server = None
     try:
         server = ForkServer(1, config, [], Board.create(1).fd)
-        threads = _await_import(server)
+        left = _await_import(server)
     except SockdError as error:
         place = _at(config, "app.target")
         return Finding("problem", f"{place}: {error}", error.exit_code, error.detail)
@@ -219,20 +219,21 @@ def _application(config: Config, whom: str) -> Finding:
                 os.waitpid(server.pid, 0)
             server.close()
     text = f"application {target}, imported in {time.monotonic() - begun:.2f} s{whom}"
-    if threads:
-        text += f"; it left threads, which workers do not have: {', '.join(threads)}"
-    return Finding("note" if threads else "ok", text)
+    if any(left):
+        text += f"; it left {left}"
+        alone = config.settings.preload == "auto" and (left.threads or left.connections)
+        text += ", so each worker imports it for itself" if alone else ""
+    return Finding("note" if any(left) else "ok", text)
 
 
-def _await_import(server: ForkServer) -> list[str]:
-    """The threads that the import left; SockdError as to why there was none."""
+def _await_import(server: ForkServer) -> Left:
+    """What the import left; SockdError as to why there was none."""
     deadline = time.monotonic() + server.plan.boot
     while select.select([server.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        events, threads = server.receive()
-        for event in events:
+        for event in server.receive():
             match event:
-                case Loaded():
-                    return threads
+                case Loaded() | Unshareable():
+                    return event.left
                 case LoadFailed():
                     raise SockdError(event.message, detail=event.detail)
                 case _:

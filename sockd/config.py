@@ -296,6 +296,10 @@ def _contradictions(
         )
     elif not _is_target(settings.app.target):
         yield at("app.target", "expected module:attribute or module:factory()")
+    for hook in ("before_fork", "after_fork", "on_drain", "on_exit"):
+        target = getattr(settings.app, hook)
+        if target and (target.endswith(")") or not _is_target(target)):
+            yield at(f"app.{hook}", "expected module:function")
     for name in settings.app.env:
         if not name or "=" in name:
             yield at("app.env", 'a variable\'s name is not empty and has no "="')

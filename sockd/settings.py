@@ -235,6 +235,14 @@ class App:
         TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
     )
     venv: str = option(TEXT, "", "virtual environment whose Python runs the application")
+    before_fork: str = option(
+        TEXT, "", "`module:function`, called once when all is imported, before workers are forked"
+    )
+    after_fork: str = option(TEXT, "", "`module:function`, called in each worker before it serves")
+    on_drain: str = option(
+        TEXT, "", "`module:function`, called in a worker that is told to finish"
+    )
+    on_exit: str = option(TEXT, "", "`module:function`, called in a worker after its last request")
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
     env_file: str = option(TEXT, "", "file of NAME=value lines, read at each reload")
 
@@ -309,6 +317,12 @@ class Settings:
     workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
     threads: int = option(
         THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
+    )
+    preload: str = option(
+        _one_of("auto", "on", "off"),
+        "auto",
+        "import the application once, and fork the workers from that; auto: unless the import "
+        "leaves threads or connections; off: each worker imports it",
     )
     app: App = field(default_factory=App)
     server: Server = field(default_factory=Server)

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from sockd.master.boots import DUMP, HANDOVER
+from sockd.master.boots import HANDOVER
 from sockd.master.events import (
     Announce,
     CloseServer,
@@ -18,6 +18,7 @@ from sockd.master.events import (
     Drain,
     Draining,
     DumpServer,
+    DumpWorker,
     Event,
     Exit,
     Exited,
@@ -27,6 +28,7 @@ from sockd.master.events import (
     KillWorker,
     Launch,
     Launched,
+    Left,
     LifelineClosed,
     Loaded,
     LoadFailed,
@@ -34,6 +36,7 @@ from sockd.master.events import (
     Note,
     Plan,
     Ready,
+    Relaunch,
     Release,
     Reload,
     Reply,
@@ -46,11 +49,12 @@ from sockd.master.events import (
     Stop,
     StopWorker,
     Tick,
+    Unshareable,
     Words,
     WorkerId,
 )
 from sockd.master.fleet import JUMP, Fleet
-from sockd.master.roster import ABANDON, GRACE, LIVED, SHORT, ended
+from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, SHORT, ended
 from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
 
 KILLED = signal.SIGKILL  # a wait(2) status
@@ -327,7 +331,7 @@ class TestWorkers:
 
     def test_a_fork_server_that_does_not_answer_is_killed_and_replaced(self):
         world = World().boot(workers=1)
-        assert KillServer(1) in world.wait(61)
+        assert KillServer(1) in world.wait(60 + DUMP + GRACE + 0.1)
         assert Launch(2) in world.die(1)
 
     def test_one_without_lifeline_is_killed_after_a_moment(self):
@@ -424,7 +428,12 @@ class TestReload:
             lambda world: world.die(2, status=STATUS_3),
             lambda world: world.tell(Loaded(2), SpawnFailed(WorkerId(2, 1), "EAGAIN")),
             lambda world: world.load(2, workers=1) + world.die(2, 1),
-            lambda world: world.tell(Loaded(2), Spawned(WorkerId(2, 1), 2001)) + world.wait(61),
+            lambda world: (
+                world.tell(Loaded(2), Spawned(WorkerId(2, 1), 2001))
+                + world.wait(60.1)
+                + world.wait(DUMP)
+                + world.tell(LoadFailed(2, "0 of 2 workers ready"))
+            ),
             lambda world: (
                 world.wait(60.1) + world.wait(DUMP) + world.tell(LoadFailed(2, "did not boot"))
             ),
@@ -451,6 +460,30 @@ class TestReload:
         assert world.fleet.state == "serving"
         assert world.fleet.reloads_failed == 1
         assert world.fleet.deadline() is None
+
+    def test_an_import_that_cannot_be_shared_is_left_to_the_workers(self):
+        world = World().boot()
+        world.tell(Reload("a"))
+        decisions = world.tell(Unshareable(2, Left(threads=("poll",))))
+        assert decisions == [Relaunch(2)]
+        assert "left the thread poll, so each worker imports it for itself" in world.notes()
+        assert world.die(2) == []  # the first fork server, which the loop has killed
+        world.tell(Launched(2, 2500, world.plan))
+        world.load(2)
+        assert Reply("a", True, 2, "", "") in world.wait(HANDOVER)
+
+    def test_one_that_cannot_even_be_left_to_them_fails(self):
+        world = World().boot()
+        world.tell(Reload("a"), Unshareable(2, Left(threads=("poll",))))
+        decisions = world.tell(LoadFailed(2, "no python"))
+        assert Reply("a", False, 1, "no python", "") in decisions
+        assert list(world.fleet.generations) == [1]
+
+    def test_a_worker_that_hangs_at_boot_writes_its_stack(self):
+        world = World().boot()
+        world.tell(Reload("a"), Loaded(2), Spawned(WorkerId(2, 1), 2001))
+        assert world.wait(60.1) == [DumpWorker(WorkerId(2, 1), 2001)]
+        assert world.wait(DUMP) == [CollectDump(2, "0 of 2 workers ready in 60 s")]
 
     def test_bad_configuration_is_told_at_once(self):
         world = World().boot()
@@ -662,6 +695,13 @@ class Chaos(World):
                     else:
                         self.servers[generation] = self.pid()
                         answers.append(Launched(generation, self.servers[generation], self.plan))
+                case Relaunch(generation):
+                    self.servers.pop(generation, None)
+                    if self.random.random() < 0.2:
+                        answers.append(LoadFailed(generation, "no python"))
+                    else:
+                        self.servers[generation] = self.pid()
+                        answers.append(Launched(generation, self.servers[generation], self.plan))
                 case CollectDump(generation, message):
                     answers.append(LoadFailed(generation, message, "stack"))
                 case CloseServer(generation):
@@ -769,6 +809,8 @@ class Chaos(World):
                 self.tell(LoadFailed(generation, "boom", "tb"))
             case 2:
                 self.tell(ServerClosed(generation))
+            case 3:
+                self.tell(Unshareable(generation, Left(threads=("poll",))))
             case _:
                 known = self.fleet.generations.get(generation)
                 if known and known.state is G.BOOTING:

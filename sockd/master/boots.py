@@ -10,21 +10,23 @@ from sockd.master.events import (
     CloseServer,
     CollectDump,
     DumpServer,
+    DumpWorker,
     Exit,
     KillServer,
     Launch,
     Launched,
     Loaded,
     LoadFailed,
+    Relaunch,
     Reply,
     Serve,
     ServerClosed,
+    Unshareable,
 )
-from sockd.master.roster import ABANDON, GRACE, LIVED, SHORT, Handover
+from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, SHORT, Handover
 from sockd.master.states import G, Generation, Hold, S, W
 from sockd.master.workers import WorkerRules
 
-DUMP = 0.5  # for a stuck fork server to write its stack
 HANDOVER = 1.0  # for old workers to say that they have stopped accepting
 
 
@@ -45,17 +47,36 @@ class GenerationRules(WorkerRules):
         generation.plan = event.plan
         generation.wanted = event.plan.workers
         generation.deadline = generation.born + event.plan.boot
-        self._say(INFO, f"generation {generation.number}: loading", generation)
+        if generation.state is G.BOOTING and not generation.left:
+            self._say(INFO, f"generation {generation.number}: loading", generation)
 
     def _loaded(self, event: Loaded, now: float) -> None:
         generation = self.generations.get(event.generation)
-        if generation and generation.state is G.BOOTING:
-            generation.change("loaded")
-            self._say(
-                INFO,
-                f"generation {generation.number}: loaded in {now - generation.born:.2f} s",
-                generation,
-            )
+        if generation is None or generation.state is not G.BOOTING:
+            return
+        generation.change("loaded")
+        generation.dumping = False
+        name = f"generation {generation.number}"
+        self._say(INFO, f"{name}: loaded in {now - generation.born:.2f} s", generation)
+        if any(event.left):
+            threads = bool(event.left.threads or event.left.native)
+            words = ["workers do not have such threads"] if threads else []
+            words += ["workers share such connections"] if event.left.connections else []
+            text = f"{name}: importing the application left {event.left}: {', '.join(words)}"
+            self._say(WARNING, text, generation)
+
+    def _unshareable(self, event: Unshareable, now: float) -> None:
+        generation = self.generations.get(event.generation)
+        if generation is None or generation.state is not G.BOOTING:
+            return
+        text = (
+            f"generation {generation.number}: importing the application left {event.left}, "
+            'so each worker imports it for itself (preload = "auto")'
+        )
+        self._say(WARNING, text, generation)
+        generation.left = True
+        generation.server_pid = None
+        self._do(Relaunch(generation.number))
 
     def _load_failed(self, event: LoadFailed, now: float) -> None:
         generation = self.generations.get(event.generation)
@@ -164,18 +185,22 @@ class GenerationRules(WorkerRules):
             self._kill_server(generation, now)
 
     def _boot_late(self, generation: Generation, now: float) -> None:
-        if generation.state is G.BOOTING and not generation.dumping:
-            generation.dumping = True
-            generation.deadline = now + DUMP
-            self._do(DumpServer(generation.number))
-        elif generation.state is G.BOOTING:
-            generation.deadline = None
-            message = f"did not boot within {generation.plan.boot:g} s"
-            self._do(CollectDump(generation.number, message))
-        else:
+        message = f"did not boot within {generation.plan.boot:g} s"
+        if generation.state is G.WARMING:
             ready = len(generation.in_state(W.READY))
             message = f"{ready} of {generation.wanted} workers ready in {generation.plan.boot:g} s"
-            self._fail(generation, message, "", now)
+        if generation.dumping:
+            generation.deadline = None
+            self._do(CollectDump(generation.number, message))
+            return
+        generation.dumping = True
+        generation.deadline = now + DUMP
+        booting = generation.in_state(W.BOOTING)
+        if generation.state is G.BOOTING:
+            self._do(DumpServer(generation.number))
+        elif booting:
+            assert booting[0].pid is not None
+            self._do(DumpWorker(booting[0].id, booting[0].pid))
 
     def _relaunch_needed(self) -> bool:
         """A generation without its fork server serves on, but cannot replace a worker."""

@@ -27,6 +27,23 @@ class Plan(NamedTuple):
     drain: float = 30.0
 
 
+class Left(NamedTuple):
+    """What importing the application left behind, in its fork server."""
+
+    threads: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+    native: int = 0  # threads that are not Python's
+
+    def __str__(self) -> str:
+        words = [f"the thread {name}" for name in self.threads] + list(self.connections)
+        if self.native:
+            words.append(f"{self.native} native thread{'s' if self.native > 1 else ''}")
+        return ", ".join(words)
+
+
+NOTHING_LEFT = Left()
+
+
 # Events
 
 
@@ -46,9 +63,18 @@ class Launched:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The fork server has imported the application."""
+    """The fork server has imported the application, or leaves that to its workers."""
 
     generation: int
+    left: Left = NOTHING_LEFT
+
+
+@dataclass(frozen=True)
+class Unshareable:
+    """The fork server has imported the application, and workers cannot share what that left."""
+
+    generation: int
+    left: Left
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,7 @@ Event = (
     Start
     | Launched
     | Loaded
+    | Unshareable
     | LoadFailed
     | ServerClosed
     | Spawned
@@ -175,6 +202,14 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Relaunch:
+    """End the fork server, and start one that leaves the import to its workers: answered as
+    Launch is."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
 class DumpServer:
     """Have the fork server write where it is stuck."""
 
@@ -182,8 +217,16 @@ class DumpServer:
 
 
 @dataclass(frozen=True)
+class DumpWorker:
+    """Have a worker that boots write where it is stuck."""
+
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
 class CollectDump:
-    """Answer with LoadFailed: this message, and as detail what the fork server wrote."""
+    """Answer with LoadFailed: this message, and as detail the stacks that were written."""
 
     generation: int
     message: str
@@ -286,7 +329,9 @@ class Exit:
 
 Decision = (
     Launch
+    | Relaunch
     | DumpServer
+    | DumpWorker
     | CollectDump
     | CloseServer
     | KillServer

@@ -35,6 +35,7 @@ from sockd.master.events import (
     Start,
     Stop,
     Tick,
+    Unshareable,
     Words,
 )
 from sockd.master.roster import ended
@@ -54,6 +55,7 @@ class Fleet(GenerationRules):
             Start: self._start,
             Launched: self._launched,
             Loaded: self._loaded,
+            Unshareable: self._unshareable,
             LoadFailed: self._load_failed,
             ServerClosed: self._server_closed,
             Spawned: self._spawned,

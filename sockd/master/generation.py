@@ -19,6 +19,7 @@ from sockd.loader import bounded
 from sockd.master.events import (
     Draining,
     Event,
+    Left,
     Loaded,
     LoadFailed,
     Plan,
@@ -26,6 +27,7 @@ from sockd.master.events import (
     ServerClosed,
     Spawned,
     SpawnFailed,
+    Unshareable,
     Words,
     WorkerId,
 )
@@ -112,11 +114,19 @@ class ForkServer:
     """The process that has imported the application, and this end of its control socket."""
 
     def __init__(
-        self, generation: int, config: Config, listeners: list[Listener], board: int
+        self,
+        generation: int,
+        config: Config,
+        listeners: list[Listener],
+        board: int,
+        *,
+        preload: bool = True,
     ) -> None:
-        """Start it. ConfigError, AppError."""
+        """Start it; without `preload` it leaves the import to its workers. ConfigError,
+        AppError."""
         settings = config.settings
         self.generation = generation
+        self.config = config
         self.plan = plan(settings)
         self._dump = os.memfd_create("sockd-dump", os.MFD_CLOEXEC)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -126,6 +136,7 @@ class ForkServer:
                 generation,
                 os.getpid(),
                 resolve(settings.app.directory),
+                preload,
                 settings,
                 [(listener.name, listener.address) for listener in listeners],
             )
@@ -158,10 +169,9 @@ class ForkServer:
         except OSError as error:
             raise AppError(f"cannot execute {python}: {error.strerror}") from error
 
-    def receive(self) -> tuple[list[Event], list[str]]:
-        """What it has said, and the names of threads that the application's import left."""
+    def receive(self) -> list[Event]:
+        """What it has said."""
         events: list[Event] = []
-        threads: list[str] = []
         while self.control.fileno() >= 0:
             try:
                 message, _ = messages.receive(self.control)
@@ -173,8 +183,9 @@ class ForkServer:
                 events.append(ServerClosed(self.generation))
                 self.control.close()
             elif "loaded" in message:
-                threads += message["loaded"]["threads"]
-                events.append(Loaded(self.generation))
+                events.append(Loaded(self.generation, _left(message["loaded"])))
+            elif "unshareable" in message:
+                events.append(Unshareable(self.generation, _left(message["unshareable"])))
             elif "failed" in message:
                 failed = message["failed"]
                 events.append(LoadFailed(self.generation, failed["message"], failed["detail"]))
@@ -184,7 +195,7 @@ class ForkServer:
             elif "unspawned" in message:
                 worker = WorkerId(self.generation, message["unspawned"])
                 events.append(SpawnFailed(worker, message["error"]))
-        return events, threads
+        return events
 
     def spawn(self, worker: WorkerId, slot: int) -> Lifeline:
         """Ask for a worker. OSError when it does not listen any more."""
@@ -219,6 +230,10 @@ class ForkServer:
         if self._dump >= 0:
             os.close(self._dump)
             self._dump = -1
+
+
+def _left(words: messages.Message) -> Left:
+    return Left(tuple(words["threads"]), tuple(words["connections"]), words["native"])
 
 
 class Lifeline:

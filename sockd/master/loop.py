@@ -33,6 +33,7 @@ from sockd.master.events import (
     CollectDump,
     Drain,
     DumpServer,
+    DumpWorker,
     Event,
     Exit,
     Exited,
@@ -47,6 +48,7 @@ from sockd.master.events import (
     More,
     Note,
     Ready,
+    Relaunch,
     Release,
     Reload,
     Reply,
@@ -66,6 +68,7 @@ from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import end_orphans
 from sockd.master.states import LONGEST_HOLD
 from sockd.notify import Notifier
+from sockd.worker.messages import DUMP_SIGNAL
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
 LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 days
@@ -142,7 +145,9 @@ class Master:
             self.on_signal[signal.SIGHUP] = Stop
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
+            Relaunch: self._relaunch,
             DumpServer: lambda d: self.servers[d.generation].dump(),
+            DumpWorker: self._dump_worker,
             CollectDump: self._collect_dump,
             CloseServer: self._close_server,
             KillServer: lambda d: self.servers[d.generation].kill(),
@@ -280,40 +285,52 @@ class Master:
     def _launch(self, decision: Launch) -> None:
         try:
             config = self._configure()
-            server = ForkServer(decision.generation, config, self.listeners, self.board.fd)
         except SockdError as error:
-            self.boot_error = error
-            failed = LoadFailed(decision.generation, str(error), error.detail)
-            self.events.appendleft(failed)
+            self._cannot_launch(decision.generation, error)
+        else:
+            self._exec_server(decision.generation, config, config.settings.preload != "off")
+
+    def _relaunch(self, decision: Relaunch) -> None:
+        server = self.servers[decision.generation]
+        server.kill()
+        self._forget(Forget(decision.generation))
+        self._exec_server(decision.generation, server.config, False)
+
+    def _cannot_launch(self, generation: int, error: SockdError) -> None:
+        self.boot_error = error
+        self.events.appendleft(LoadFailed(generation, str(error), error.detail))
+
+    def _exec_server(self, generation: int, config: Config, preload: bool) -> None:
+        try:
+            server = ForkServer(generation, config, self.listeners, self.board.fd, preload=preload)
+        except SockdError as error:
+            self._cannot_launch(generation, error)
             return
         self.boot_error = None
-        self.servers[decision.generation] = server
+        self.servers[generation] = server
         self.sessions.add(server.pid)
         self.selector.register(
             server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
         )
         if self.fleet.live is None:
             self.notifier.extend(server.plan.boot + MARGIN)
-        self.events.appendleft(Launched(decision.generation, server.pid, server.plan))
+        self.events.appendleft(Launched(generation, server.pid, server.plan))
 
     def _hear_server(self, server: ForkServer) -> None:
         before = server.control.fileno()
         if before < 0:
             return
-        events, threads = server.receive()
+        events = server.receive()
         if server.control.fileno() < 0:
             self.selector.unregister(before)
         for event in events:
             if isinstance(event, Spawned) and event.worker in self.lifelines:
                 self.lifelines[event.worker].pid = event.pid
         self.events.extend(events)
-        if threads:
-            journal.log(
-                journal.WARNING,
-                "importing the application left threads, which workers do not have: "
-                + ", ".join(threads),
-                sockd_generation=server.generation,
-            )
+
+    def _dump_worker(self, decision: DumpWorker) -> None:
+        with contextlib.suppress(ProcessLookupError):  # not reaped, so its number is its own
+            os.kill(decision.pid, DUMP_SIGNAL)
 
     def _collect_dump(self, decision: CollectDump) -> None:
         detail = self.servers[decision.generation].dumped()

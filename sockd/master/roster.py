@@ -15,6 +15,7 @@ from sockd.master.states import LONGEST_HOLD, Generation, Hold, Worker
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
 SHORT = 5.0  # for what should take milliseconds: a fork server to end, a lost worker to exit
 ABANDON = 10.0  # a killed process that is not gone by then hangs in the kernel
+DUMP = 0.5  # for a process that is stuck to write its stack
 LIVED = 5.0  # a worker that was ready for so long did not fail at boot
 
 LATE = "still busy after the drain time of {:g} s"

@@ -139,6 +139,7 @@ class Generation:
     server_deadline: float | None = None
     deadline: float | None = None  # of its boot
     dumping: bool = False
+    left: bool = False  # something that workers cannot share
     live_at: float = 0.0
 
     def change(self, what: str) -> None:

@@ -19,7 +19,7 @@ from sockd.master.events import (
     Words,
     WorkerId,
 )
-from sockd.master.roster import ABANDON, GRACE, LATE, LIVED, SHORT, Roster, ended
+from sockd.master.roster import ABANDON, DUMP, GRACE, LATE, LIVED, SHORT, Roster, ended
 from sockd.master.states import G, Generation, S, W, Worker
 
 
@@ -45,7 +45,7 @@ class WorkerRules(Roster):
         if generation.state is G.RETIRING:
             worker.change("drained")  # it finds the order on its lifeline
         else:
-            worker.deadline = worker.born + generation.plan.boot
+            worker.deadline = self._boot_deadline(generation, worker.born)
         self._say(INFO, f"worker {worker.id}: spawned, pid {event.pid}", worker)
         if event.pid in self._strays:
             self._worker_exited(worker, self._strays.pop(event.pid), now)
@@ -191,9 +191,16 @@ class WorkerRules(Roster):
     def _spawn(self, generation: Generation, now: float) -> None:
         generation.serial += 1
         id = WorkerId(generation.number, generation.serial)
-        worker = Worker(id, self._free_slots.pop(), now, deadline=now + generation.plan.boot)
+        deadline = self._boot_deadline(generation, now)
+        worker = Worker(id, self._free_slots.pop(), now, deadline=deadline)
         generation.workers[id.serial] = worker
         self._do(Spawn(id, worker.slot))
+
+    def _boot_deadline(self, generation: Generation, born: float) -> float:
+        deadline = born + generation.plan.boot
+        if generation.state is G.WARMING:  # which fails as a whole, and says where it was stuck
+            deadline = max(deadline, generation.born + generation.plan.boot + DUMP + GRACE)
+        return deadline
 
     def _shrink(self, generation: Generation, now: float) -> None:
         ready = generation.in_state(W.READY)

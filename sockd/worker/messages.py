@@ -3,7 +3,8 @@
 
 Master to fork server: a `Spec` with the descriptors dump, board, listeners…; later
 `{"spawn": [worker, slot]}` with the worker's lifeline.
-Fork server to master: `{"loaded": {"threads": [names]}}` or `{"failed": {"message", "detail"}}`;
+Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
+start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid}`, `{"draining": true}`, `{"failed": {"message", "detail"}}`.
 Master to worker: `{"serve": true}`, `{"stop": true}`,
@@ -26,7 +27,8 @@ from typing import Any
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server write the stacks of its threads to the dump descriptor (faulthandler)."""
+"""Has a fork server, or a worker that boots, write the stacks of its threads to the dump
+descriptor (faulthandler)."""
 
 ORPHAN_SIGNAL = signal.SIGRTMAX - 2
 """A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""
@@ -42,12 +44,14 @@ class Spec:
     """All that a fork server needs to know to become generation `generation` of service `name`.
 
     `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
+    Without `preload` each worker imports the application for itself.
     """
 
     name: str
     generation: int
     master: int  # pid
     directory: str
+    preload: bool
     settings: Settings
     listeners: list[tuple[str, str]]
 

@@ -503,7 +503,7 @@ class TestHostileApplications:
             + APP
         )
         service.start().ready()
-        assert "left threads, which workers do not have: poll" in service.log()
+        assert "left the thread poll, so each worker imports it" in service.log()
         assert service.stop() == 0
 
     def test_one_that_closes_all_descriptors_is_told(self, service: Service):
