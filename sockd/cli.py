@@ -141,10 +141,12 @@ def _check(options: argparse.Namespace) -> int:
 
 def _reload(options: argparse.Namespace) -> int:
     main_pid = os.environ.get("MAINPID", "")  # systemd.service(5), ExecReload=
-    generation = client.reload(
+    generation, notes = client.reload(
         client.locate(options.name), watch_pid=int(main_pid) if main_pid.isdigit() else None
     )
     _say(f"reloaded: generation {generation} serves")
+    for note in notes:
+        _say(note)
     return OK
 
 

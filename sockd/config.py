@@ -97,6 +97,27 @@ def load(
     return Config(name or "app", path, settings, MappingProxyType(reader.sources))
 
 
+def waiting(before: Config, after: Config) -> list[str]:
+    """One sentence for each way in which settings that have changed take effect, if a reload is
+    not it."""
+    ways: dict[str, list[str]] = {"restart": [], "units": []}
+    for row in ROWS.values():
+        if row.change in ways and _value(before, row.key) != _value(after, row.key):
+            ways[row.change].append(row.key)
+    how = {
+        "restart": "a restart",
+        "units": f"`sockd generate-units --install {after.name}` and a restart",
+    }
+    return [f"{', '.join(keys)} changed: needs {how[way]}" for way, keys in ways.items() if keys]
+
+
+def _value(config: Config, key: str) -> object:
+    found: object = config.settings
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
+
+
 def only_name() -> str:
     """The name of the one service that DIRECTORY configures; UsageError when there is not one."""
     try:

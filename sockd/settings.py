@@ -185,6 +185,14 @@ def _peers(value: Any) -> tuple[str, ...]:
     return peers
 
 
+def _requests(value: Any) -> tuple[str, ...]:
+    targets = _texts(value)
+    for target in targets:
+        if not re.fullmatch(r"(https?://[A-Za-z0-9._:\[\]-]+)?/[!-~]*", target) or "#" in target:
+            raise ValueError('expected paths such as "/" or URLs such as "https://shop.example/"')
+    return targets
+
+
 def _table(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError('expected a table of strings, such as { NAME = "value" }')
@@ -218,6 +226,7 @@ WORKERS = Kind("auto | number", _workers)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
 PEERS = Kind("list of strings", _peers)
+REQUESTS = Kind("list of strings", _requests)
 TABLE = Kind("table of strings", _table)
 
 
@@ -243,6 +252,11 @@ class App:
         TEXT, "", "`module:function`, called in a worker that is told to finish"
     )
     on_exit: str = option(TEXT, "", "`module:function`, called in a worker after its last request")
+    warmup: tuple[str, ...] = option(
+        REQUESTS,
+        [],
+        "what each worker is asked before it serves: paths, or URLs where the name matters",
+    )
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
     env_file: str = option(TEXT, "", "file of NAME=value lines, read at each reload")
 

@@ -23,7 +23,7 @@ import sockd
 from sockd import activation, journal, linux, stdio
 from sockd.activation import Listener
 from sockd.board import Board
-from sockd.config import Config
+from sockd.config import Config, waiting
 from sockd.errors import AppError, SockdError
 from sockd.master import report
 from sockd.master.control import Client, Control, Refused, socket_path
@@ -119,6 +119,7 @@ class Master:
         self.started = time.monotonic()
         self.load = load
         self.config: Config | None = None
+        self.began_with: Config | None = None
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
         self.listeners: list[Listener] = []
@@ -267,7 +268,16 @@ class Master:
             journal.log(journal.NOTICE, starting)
             self._open_control(config.name)
         self.config = config
+        self.began_with = self.began_with or config
+        for sentence in self._waiting():
+            journal.log(journal.NOTICE, sentence)
         return config
+
+    def _waiting(self) -> list[str]:
+        """What has changed and waits for more than a reload."""
+        assert self.began_with
+        assert self.config
+        return waiting(self.began_with, self.config)
 
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
@@ -456,6 +466,8 @@ class Master:
         client = decision.token
         assert isinstance(client, Client)
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
-        if not decision.ok:
+        if decision.ok:
+            content["notes"] = self._waiting()
+        else:
             content |= {"error": decision.message, "detail": decision.detail}
         client.reply(HTTPStatus.OK, content)

@@ -23,7 +23,7 @@ from sockd import journal, linux, loader
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
-from sockd.worker import messages
+from sockd.worker import messages, warmup
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
@@ -64,6 +64,7 @@ class Worker:
             self.app.run("after_fork")
             threads = self.spec.settings.threads
             handler = WSGIHandler(self.app.callable, multithread=threads > 1, report=report)
+            warmup.run(self.app.callable, self.spec.settings)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
             self._last_words(error)

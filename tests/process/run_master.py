@@ -13,7 +13,11 @@ if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     try:
         code = loop.serve(
-            lambda: config.load(overrides=asked["settings"]), longest_hold=asked["longest_hold"]
+            lambda: config.load(
+                path=Path(asked["config"]) if asked["config"] else None,
+                overrides=asked["settings"],
+            ),
+            longest_hold=asked["longest_hold"],
         )
     except SockdError as error:
         journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
