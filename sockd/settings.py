@@ -85,6 +85,13 @@ def _duration(value: Any) -> float:
     return seconds
 
 
+def _age(value: Any) -> float:
+    seconds = _quantity(value, _UNITS_OF_TIME, '"12h" or "7d"')
+    if seconds > 366 * _DAY:
+        raise ValueError("expected at most 366d")
+    return seconds
+
+
 def _timeout(value: Any) -> float:
     seconds = _duration(value)
     if seconds < 0.001:
@@ -113,6 +120,13 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
         raise ValueError(f"expected a whole number from 0 to {_LARGEST_COUNT}")
     return value
+
+
+def _percent(value: Any) -> int:
+    count = _count(value)
+    if count > 100:
+        raise ValueError("expected a whole number from 0 to 100")
+    return count
 
 
 def _threads(value: Any) -> int:
@@ -218,9 +232,11 @@ FLAG = Kind("true | false", _flag)
 ACCOUNT = Kind("string", _account)
 DURATION = Kind("duration", _duration)
 TIMEOUT = Kind("duration", _timeout)
+AGE = Kind("duration", _age)
 SIZE = Kind("size", _size)
 HEAD_SIZE = Kind("size", _head_size)
 COUNT = Kind("number", _count)
+PERCENT = Kind("number", _percent)
 THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
 TEXTS = Kind("list of strings", _texts)
@@ -278,6 +294,16 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+
+
+@dataclass(frozen=True)
+class Recycle:
+    max_requests: int = option(COUNT, 0, "a worker is replaced after so many requests; 0: never")
+    max_memory: int = option(
+        SIZE, 0, "a worker is replaced when its private memory is so much; 0: never"
+    )
+    max_age: float = option(AGE, 0, "a worker is replaced after so long; 0: never")
+    jitter: int = option(PERCENT, 10, "percent by which these limits differ between workers")
 
 
 @dataclass(frozen=True)
@@ -341,6 +367,7 @@ class Settings:
     app: App = field(default_factory=App)
     server: Server = field(default_factory=Server)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    recycle: Recycle = field(default_factory=Recycle)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)

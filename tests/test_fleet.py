@@ -23,6 +23,7 @@ from sockd.master.events import (
     Exit,
     Exited,
     Fewer,
+    Figures,
     Forget,
     KillServer,
     KillWorker,
@@ -32,6 +33,8 @@ from sockd.master.events import (
     LifelineClosed,
     Loaded,
     LoadFailed,
+    Measure,
+    Measured,
     More,
     Note,
     Plan,
@@ -50,12 +53,14 @@ from sockd.master.events import (
     StopWorker,
     Tick,
     Unshareable,
+    Upkeep,
     Words,
     WorkerId,
 )
 from sockd.master.fleet import JUMP, Fleet
 from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, SHORT, ended
-from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
+from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, Worker, backoff
+from sockd.master.upkeep import share
 
 KILLED = signal.SIGKILL  # a wait(2) status
 STATUS_3 = 3 << 8
@@ -291,6 +296,18 @@ class TestWorkers:
         world.wait(LIVED)
         assert kinds(world.die(1, 6)) == [Release, Spawn]
 
+    def test_one_that_the_kernel_killed_for_memory_is_named_so(self):
+        world = World().boot()
+        world.tell(Exited(1001, KILLED, "by the OOM killer"))
+        assert "worker 1.1: died, killed by SIGKILL, by the OOM killer" in world.notes()
+
+    def test_one_that_the_master_killed_is_not(self):
+        world = World().boot(workers=1)
+        world.tell(Spawned(WorkerId(1, 2), 1002))
+        world.wait(62)
+        world.tell(Exited(1002, KILLED, "by the OOM killer"))
+        assert "OOM" not in world.notes()
+
     def test_many_that_die_together_failed_once(self):
         world = World(Plan(workers=8)).boot()
         world.now += 1
@@ -382,6 +399,101 @@ class TestWorkers:
         world = World(Plan(workers=5), slots=2).boot(workers=2)
         assert len(world.states()) == 2
         assert world.fleet.deadline() is None
+
+
+class TestRecycling:
+    def world(self, workers: int = 3, **limits: float) -> World:
+        upkeep = Upkeep(**limits)  # type: ignore[arg-type]
+        return World(Plan(workers=workers, upkeep=upkeep)).boot()
+
+    def measured(self, world: World, **figures: Figures) -> list[Decision]:
+        ids = {WorkerId(1, int(name[1:])): figure for name, figure in figures.items()}
+        return world.tell(Measured(ids))
+
+    def test_without_limits_nobody_looks(self):
+        assert self.world().fleet.deadline() is None
+
+    def test_workers_are_looked_at_once_a_second_and_weighed_less_often(self):
+        world = self.world(max_requests=100, max_memory=1 << 20)
+        looks = [one for one in world.wait(10.05) if isinstance(one, Measure)]
+        assert len(looks) == 10
+        assert sum(one.memory for one in looks) == 2
+
+    def test_the_replacement_is_ready_first(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        assert self.measured(world, w1=Figures(99), w2=Figures(100)) == [Spawn(WorkerId(1, 4), 3)]
+        assert world.states()["1.2"] == "ready"
+        assert world.tell(Spawned(WorkerId(1, 4), 1004)) == []
+        decisions = world.tell(Ready(WorkerId(1, 4), 1004))
+        assert decisions == [Serve(WorkerId(1, 4)), Drain(WorkerId(1, 2), 30.0, False)]
+        assert "worker 1.2: to be replaced after 100 requests (recycle.max_req" in world.notes()
+        world.die(1, 2, 0)
+        assert world.states() == {"1.1": "ready", "1.3": "ready", "1.4": "ready"}
+        assert world.fleet.respawns == 0
+
+    def test_one_at_a_time_the_oldest_first(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        every = {f"w{n}": Figures(200) for n in (3, 2, 1)}
+        decisions = self.measured(world, **every)
+        for serial, replacement in ((1, 4), (2, 5), (3, 6)):
+            spawned = [one.worker.serial for one in decisions if isinstance(one, Spawn)]
+            assert spawned == [replacement]
+            assert self.measured(world, **every) == []
+            assert Drain(WorkerId(1, serial), 30.0, False) in world.come_up(1, replacement)
+            assert self.measured(world, **every) == []  # it still drains
+            decisions = world.die(1, serial, 0)
+        assert sorted(world.states()) == ["1.4", "1.5", "1.6"]
+
+    def test_by_memory_of_its_own(self):
+        world = self.world(max_memory=100 << 20, jitter=0.0)
+        assert self.measured(world, w1=Figures(5, (100 << 20) - 1)) == []
+        assert self.measured(world, w1=Figures(5, None)) == []
+        assert kinds(self.measured(world, w1=Figures(5, 100 << 20))) == [Spawn]
+        assert "100 MiB of its own (recycle.max_memory)" in world.notes()
+
+    def test_by_age(self):
+        world = self.world(workers=2, max_age=3600.0, jitter=0.0)
+        assert kinds(world.wait(3599)) == []
+        assert kinds(world.wait(2)) == [Spawn]
+        assert kinds(world.come_up(1, 3)) == [Serve, Drain]
+
+    def test_jitter_keeps_those_that_began_together_apart(self):
+        shares = [share(Worker(WorkerId(1, n), 0, 0.0), 0.1) for n in range(1, 101)]
+        assert all(0.9 <= one <= 1.0 for one in shares)
+        ordered = sorted(shares)
+        assert max(b - a for a, b in itertools.pairwise(ordered)) < 0.002
+        assert share(Worker(WorkerId(1, 7), 0, 0.0), 0.0) == 1.0
+
+    def test_a_replacement_that_dies_is_tried_again_and_the_old_one_serves_on(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        self.measured(world, w1=Figures(100))
+        world.tell(Spawned(WorkerId(1, 4), 1004))
+        world.die(1, 4)
+        assert world.states()["1.1"] == "ready"
+        world.tell(Spawned(WorkerId(1, 5), 1005))
+        world.die(1, 5)
+        assert Spawn not in kinds(world.wait(0.9))
+        assert Spawn(WorkerId(1, 6), 3) in world.wait(0.3)
+        assert Drain(WorkerId(1, 1), 30.0, False) in world.come_up(1, 6)
+
+    def test_one_that_dies_first_needs_no_other(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        self.measured(world, w1=Figures(100))
+        world.tell(Spawned(WorkerId(1, 4), 1004))
+        assert kinds(world.die(1, 1)) == [Release]
+        assert world.tell(Ready(WorkerId(1, 4), 1004)) == [Serve(WorkerId(1, 4))]
+        assert sorted(world.states()) == ["1.2", "1.3", "1.4"]
+
+    def test_not_during_a_reload_which_replaces_all(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        world.tell(Reload("a"))
+        assert self.measured(world, w1=Figures(100)) == []
+
+    def test_not_while_one_is_missing(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        world.wait(0.5)
+        world.die(1, 3)
+        assert self.measured(world, w1=Figures(100)) == []
 
 
 class TestReload:
@@ -665,7 +777,17 @@ class Chaos(World):
         random_ = random.Random(seed)
         self.random = random_
         super().__init__(
-            Plan(random_.randint(1, 5), random_.uniform(1, 60), random_.uniform(0, 30)),
+            Plan(
+                random_.randint(1, 5),
+                random_.uniform(1, 60),
+                random_.uniform(0, 30),
+                Upkeep(
+                    random_.choice([0, 100]),
+                    random_.choice([0, 100]),
+                    random_.choice([0.0, 10.0, 1000.0]),
+                    random_.choice([0.0, 0.5]),
+                ),
+            ),
             slots=random_.choice([3, 8, 64]),
         )
         self.servers: dict[int, int] = {}  # running: generation → pid
@@ -702,6 +824,23 @@ class Chaos(World):
                     else:
                         self.servers[generation] = self.pid()
                         answers.append(Launched(generation, self.servers[generation], self.plan))
+                case Drain(worker) if not self.fleet.stopping:
+                    # What is recycled leaves as many behind as are wanted.
+                    generation_ = self.fleet.generations[worker.generation]
+                    if generation_.recycled == worker and generation_.state is G.LIVE:
+                        assert len(generation_.in_state(W.READY)) >= generation_.wanted
+                case Measure(memory):
+                    answers.append(
+                        Measured(
+                            {
+                                worker.id: Figures(
+                                    self.random.randrange(200),
+                                    self.random.randrange(200) if memory else None,
+                                )
+                                for worker in self.fleet.workers()
+                            }
+                        )
+                    )
                 case CollectDump(generation, message):
                     answers.append(LoadFailed(generation, message, "stack"))
                 case CloseServer(generation):
@@ -750,7 +889,7 @@ class Chaos(World):
             assert len(generation.in_state(W.SPAWNING)) <= 1
             if generation.state is G.LIVE:
                 assert len(generation.in_state(W.BOOTING, W.READY)) <= max(
-                    generation.wanted + 1, self.plan.workers
+                    generation.wanted + 2, self.plan.workers + 1
                 )
         for worker in workers:
             # Whatever is not simply serving ends by a deadline.

@@ -17,6 +17,7 @@ LAYERS = {
     "sockd.settings": 1,
     "sockd.errors": 1,
     "sockd.linux": 2,
+    "sockd.memory": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
     "sockd.config": 3,

@@ -5,6 +5,7 @@ Events tell the fleet what has happened; decisions tell the loop what to do. Bot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,12 +20,22 @@ class WorkerId(NamedTuple):
         return f"{self.generation}.{self.serial}"
 
 
+class Upkeep(NamedTuple):
+    """When workers are replaced; 0 is never."""
+
+    max_requests: int = 0
+    max_memory: int = 0  # bytes
+    max_age: float = 0.0  # seconds
+    jitter: float = 0.1  # the part of these limits by which workers differ
+
+
 class Plan(NamedTuple):
     """What the fleet needs to know of a generation's settings; times in seconds."""
 
     workers: int = 1
     boot: float = 60.0
     drain: float = 30.0
+    upkeep: Upkeep = Upkeep()
 
 
 class Left(NamedTuple):
@@ -42,6 +53,13 @@ class Left(NamedTuple):
 
 
 NOTHING_LEFT = Left()
+
+
+class Figures(NamedTuple):
+    """Of one worker."""
+
+    requests: int
+    memory: int | None = None  # bytes of its own; None if it was not asked for or is not known
 
 
 # Events
@@ -142,6 +160,7 @@ class Exited:
 
     pid: int
     status: int  # of wait(2)
+    why: str = ""  # what only the kernel knows of it
 
 
 @dataclass(frozen=True)
@@ -162,6 +181,13 @@ class More:
 @dataclass(frozen=True)
 class Fewer:
     """One worker fewer, until the next reload."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What workers have done and hold."""
+
+    figures: Mapping[WorkerId, Figures]
 
 
 @dataclass(frozen=True)
@@ -187,6 +213,7 @@ Event = (
     | Stop
     | More
     | Fewer
+    | Measured
     | Tick
 )
 
@@ -290,6 +317,13 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """Answer with Measured, for all workers of the live generation; `memory` too if asked."""
+
+    memory: bool
+
+
+@dataclass(frozen=True)
 class Reply:
     """The outcome of a Reload; `generation` serves."""
 
@@ -342,6 +376,7 @@ Decision = (
     | StopWorker
     | KillWorker
     | Release
+    | Measure
     | Reply
     | Announce
     | Note

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from sockd.journal import NOTICE, WARNING
-from sockd.master.boots import GenerationRules
 from sockd.master.events import (
     Announce,
     Decision,
@@ -25,6 +24,7 @@ from sockd.master.events import (
     LifelineClosed,
     Loaded,
     LoadFailed,
+    Measured,
     More,
     Ready,
     Reload,
@@ -40,12 +40,13 @@ from sockd.master.events import (
 )
 from sockd.master.roster import ended
 from sockd.master.states import LONGEST_HOLD, G, S, W
+from sockd.master.upkeep import UpkeepRules
 
 JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGSTOP
 MOST_WORKERS = 512
 
 
-class Fleet(GenerationRules):
+class Fleet(UpkeepRules):
     """Every generation and worker, and what to do next about them."""
 
     def __init__(self, slots: int, longest_hold: float = LONGEST_HOLD) -> None:
@@ -69,6 +70,7 @@ class Fleet(GenerationRules):
             Stop: self._stop,
             More: self._more,
             Fewer: self._fewer,
+            Measured: self._measured,
             Tick: self._tick,
         }
 
@@ -97,7 +99,7 @@ class Fleet(GenerationRules):
 
     def deadline(self) -> float | None:
         """When the next Tick is due, if no event comes before."""
-        due: list[float | None] = [self._start_at]
+        due: list[float | None] = [self._start_at, *self._upkeep_deadlines()]
         if self.handover:
             due.append(self.handover.until)
         if self._relaunch_needed():
@@ -171,13 +173,14 @@ class Fleet(GenerationRules):
     def _exited(self, event: Exited, now: float) -> None:
         for generation in self.generations.values():
             if generation.server_pid == event.pid and generation.server is not S.GONE:
-                self._server_exited(generation, ended(event.status), now)
+                how = ended(event.status) + (f", {event.why}" if event.why else "")
+                self._server_exited(generation, how, now)
                 return
         for worker in self.workers():
             if worker.pid == event.pid:
-                self._worker_exited(worker, event.status, now)
+                self._worker_exited(worker, event, now)
                 return
-        self._strays[event.pid] = event.status
+        self._strays[event.pid] = event
 
     # Time.
 
@@ -219,6 +222,7 @@ class Fleet(GenerationRules):
             self._start_at = None
             self._begin([], False, now)
         self._settle_reload(now)
+        self._settle_upkeep(now)
         for generation in list(self.generations.values()):
             if self._spawn_needed(generation) and generation.hold.until <= now:
                 self._spawn(generation, now)

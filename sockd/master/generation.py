@@ -28,6 +28,7 @@ from sockd.master.events import (
     Spawned,
     SpawnFailed,
     Unshareable,
+    Upkeep,
     Words,
     WorkerId,
 )
@@ -42,7 +43,11 @@ _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
 def plan(settings: Settings) -> Plan:
     workers = settings.workers or len(os.sched_getaffinity(0))
-    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain)
+    recycle = settings.recycle
+    upkeep = Upkeep(
+        recycle.max_requests, recycle.max_memory, recycle.max_age, recycle.jitter / 100
+    )
+    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep)
 
 
 def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:

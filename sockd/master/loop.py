@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal, linux, stdio
+from sockd import activation, journal, linux, memory, stdio
 from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config, waiting
 from sockd.errors import AppError, SockdError
 from sockd.master import report
+from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Client, Control, Refused, socket_path
 from sockd.master.events import (
     Announce,
@@ -38,6 +39,7 @@ from sockd.master.events import (
     Exit,
     Exited,
     Fewer,
+    Figures,
     Forget,
     KillServer,
     KillWorker,
@@ -45,6 +47,8 @@ from sockd.master.events import (
     Launched,
     LifelineClosed,
     LoadFailed,
+    Measure,
+    Measured,
     More,
     Note,
     Ready,
@@ -66,7 +70,7 @@ from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import end_orphans
-from sockd.master.states import LONGEST_HOLD
+from sockd.master.states import LONGEST_HOLD, W
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -137,6 +141,7 @@ class Master:
         self.control: Control | None = None
         self.servers: dict[int, ForkServer] = {}
         self.sessions: set[int] = set()  # of all fork servers
+        self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
@@ -159,6 +164,7 @@ class Master:
             StopWorker: lambda d: self._tell(d.worker, {"stop": True}),
             KillWorker: self._kill_worker,
             Release: self._release,
+            Measure: self._measure,
             Reply: self._reply,
             Announce: self._announce,
             Note: self._note,
@@ -249,7 +255,9 @@ class Master:
             for lifeline in list(self.lifelines.values()):
                 if lifeline.pid == pid:
                     self._hear_worker(lifeline)
-            self.events.append(Exited(pid, status))
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            why = self.oom.explain(time.monotonic()) if killed else ""
+            self.events.append(Exited(pid, status, why))
 
     # A generation.
 
@@ -412,6 +420,16 @@ class Master:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
             self.board.clear(lifeline.slot)
+
+    def _measure(self, decision: Measure) -> None:
+        assert self.fleet.live
+        figures = {}
+        for worker in self.fleet.live.in_state(W.READY):
+            assert worker.pid is not None
+            held = memory.of(worker.pid) if decision.memory else None
+            done = self.board.read(worker.slot)
+            figures[worker.id] = Figures(done["requests"], held.private if held else None)
+        self.events.append(Measured(figures))
 
     # The world outside.
 

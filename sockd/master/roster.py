@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sockd.master.events import Decision, Exit, Note, WorkerId
+from sockd.master.events import Decision, Exit, Exited, Note, WorkerId
 from sockd.master.states import LONGEST_HOLD, Generation, Hold, Worker
 
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
@@ -52,7 +52,7 @@ class Roster:
         self._queued: list[object] | None = None  # who waits for the reload after this one
         self._start_at: float | None = None
         self._relaunch = Hold(longest_hold)
-        self._strays: dict[int, int] = {}
+        self._strays: dict[int, Exited] = {}
         self._free_slots = list(range(slots - 1, -1, -1))
         self._last_number = 0
         self._out: list[Decision] = []

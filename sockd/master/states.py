@@ -115,6 +115,7 @@ class Worker:
     pid: int | None = None
     ready_at: float | None = None
     deadline: float | None = None
+    worn: str = ""  # why it is to be replaced, for the journal
     cause: str = ""  # why it is killed, for the journal
     words: Words | None = None  # why it ends, by itself
 
@@ -141,6 +142,7 @@ class Generation:
     dumping: bool = False
     left: bool = False  # something that workers cannot share
     live_at: float = 0.0
+    recycled: WorkerId | None = None  # being replaced
 
     def change(self, what: str) -> None:
         self.state = GENERATION[self.state, what]

@@ -6,6 +6,7 @@ from sockd.journal import ERR, INFO, WARNING
 from sockd.master.events import (
     Drain,
     Draining,
+    Exited,
     KillServer,
     KillWorker,
     LifelineClosed,
@@ -104,10 +105,13 @@ class WorkerRules(Roster):
             worker.deadline = now + SHORT
             worker.cause = "closed its lifeline"
 
-    def _worker_exited(self, worker: Worker, status: int, now: float) -> None:
+    def _worker_exited(self, worker: Worker, event: Exited, now: float) -> None:
         was = worker.state
         worker.change("exited")
-        self._worker_ended(worker, was, ended(status), now)
+        how = ended(event.status)
+        if event.why and was is not W.KILLED:
+            how = f"{how}, {event.why}"
+        self._worker_ended(worker, was, how, now)
 
     def _worker_ended(self, worker: Worker, was: W, how: str, now: float) -> None:
         generation = self.generations[worker.id.generation]
@@ -186,7 +190,12 @@ class WorkerRules(Roster):
             return False
         if generation.in_state(W.SPAWNING) or not self._free_slots:
             return False
-        return len(generation.in_state(W.BOOTING, W.READY)) < generation.wanted
+        return len(generation.in_state(W.BOOTING, W.READY)) < self._target(generation)
+
+    def _target(self, generation: Generation) -> int:
+        """How many there are to be: what is wanted, and the one that comes before another goes."""
+        recycled = generation.recycled and self._find(generation.recycled)
+        return generation.wanted + bool(recycled and recycled.state is W.READY)
 
     def _spawn(self, generation: Generation, now: float) -> None:
         generation.serial += 1
@@ -204,5 +213,7 @@ class WorkerRules(Roster):
 
     def _shrink(self, generation: Generation, now: float) -> None:
         ready = generation.in_state(W.READY)
+        # The one that was replaced goes first, then the youngest.
+        ready.sort(key=lambda worker: worker.id == generation.recycled)
         for worker in ready[generation.wanted :]:
             self._end_worker(worker, now, close_idle=False)
