@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 cdef enum:
     REQUEST_TEXT = 240
+    SLOT_SIZE = 4096
 
 cdef enum SlotState:
     FREE, BOOTING, READY, DRAINING

@@ -20,9 +20,7 @@ cdef extern from *:
     void sockd_barrier() noexcept nogil
 
 # A page for each slot: histograms fit in later without moving what is there.
-SLOT_BYTES = 4096
-cdef enum:
-    SLOT_SIZE = 4096
+SLOT_BYTES = SLOT_SIZE
 
 STATES = ("free", "booting", "ready", "draining")
 """Values of a slot's `state`, by number."""

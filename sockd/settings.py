@@ -40,6 +40,14 @@ def _text(value: Any) -> str:
     return value
 
 
+def _path(value: Any) -> str:
+    """The path of a URL, as a request line has it."""
+    text = _text(value)
+    if text and not re.fullmatch(r"/[!$-;=@-~]*", text, re.ASCII):
+        raise ValueError('expected a path such as "/healthz"')
+    return text
+
+
 def _account(value: Any) -> str:
     """A user or group, by name or number, as systemd takes it."""
     text = _text(value)
@@ -228,6 +236,7 @@ def _one_of(*words: str) -> Kind:
 
 
 TEXT = Kind("string", _text)
+PATH = Kind("string", _path)
 FLAG = Kind("true | false", _flag)
 ACCOUNT = Kind("string", _account)
 DURATION = Kind("duration", _duration)
@@ -279,6 +288,11 @@ class App:
 
 @dataclass(frozen=True)
 class Server:
+    health: str = option(
+        PATH,
+        "",
+        "path that answers health checks without the application, 503 while draining; empty: none",
+    )
     trusted: tuple[str, ...] = option(
         PEERS,
         ["unix"],

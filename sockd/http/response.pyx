@@ -5,7 +5,6 @@ The application's headers are checked here, and its Content-Length is held again
 `complaint` says what it did wrong, for the journal; the connection is closed then.
 """
 
-from email.utils import formatdate
 from http import HTTPStatus
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -14,6 +13,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from sockd.http.date cimport DATE_LINE, date_line
 from sockd.http.parser cimport is_field_value, is_token
 
 cdef extern from "Python.h":
@@ -58,7 +58,9 @@ cdef bytes date_field = b""
 cdef void set_date(long long seconds):
     """The time of all responses from here on, in seconds since the epoch (RFC 9110 6.6.1)."""
     global date_field
-    date_field = b"Date: " + formatdate(seconds, usegmt=True).encode() + b"\r\n"
+    cdef char line[DATE_LINE]
+    date_line(line, seconds)
+    date_field = line[:DATE_LINE]
 
 
 cdef bytes plain_response(int code, str text):

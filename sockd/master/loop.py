@@ -406,6 +406,9 @@ class Master:
             "close_idle": decision.close_idle,
             "accept_rest": accept_rest,
         }
+        if decision.worker in self.lifelines:
+            # Its helper tells health checks so, also while it is too busy to hear the order.
+            self.board.set_state(self.lifelines[decision.worker].slot, "draining")
         self._tell(decision.worker, message)
 
     def _kill_worker(self, decision: KillWorker) -> None:

@@ -75,6 +75,7 @@ class Worker:
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
+            self.loop.hold(self.lifeline.fileno())
             self.loop.watch(self.wake_read, self._awake)
             try:
                 self.loop.run()

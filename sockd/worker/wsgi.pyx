@@ -18,8 +18,10 @@ from libc.string cimport memchr, memcmp, memcpy
 import sockd
 
 from sockd.board cimport note_request
+from sockd.http.connections cimport Connection, peer_of
+from sockd.http.forks cimport in_child, leave_child
 from sockd.http.forwarded cimport Origin, Trust, from_forwarded, from_x_headers, split_host
-from sockd.http.loop cimport Connection, Handler, Loop, in_child, leave_child
+from sockd.http.loop cimport Handler, Loop
 from sockd.http.parser cimport (
     CONTENT_LENGTH,
     CONTENT_TYPE,
@@ -170,7 +172,7 @@ cdef class Call(Response):
         cdef str method = <str>self.environ["REQUEST_METHOD"]
         cdef str target = <str>self.environ["RAW_URI"]
         note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
-                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.now)
+                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.all.now)
         self.environ["wsgi.input"] = self.body
         if self.received >= 0:
             # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
@@ -401,7 +403,7 @@ cdef class WSGIHandler(Handler):
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = _text(data, &head.target)
         environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
-        peer = loop.peer(c)
+        peer = peer_of(c)
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = peer[1]
         if head.authority.size:

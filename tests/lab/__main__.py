@@ -1,4 +1,7 @@
-"""`python -m tests.lab up | stop | deb`: what `make lab`, `make lab-stop` and `make deb` call."""
+"""`python -m tests.lab up | stop | deb`: what `make lab`, `make lab-stop` and `make deb` call.
+
+SUITE in the environment names the Debian release.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from tests.lab.machine import Machine
 from tests.lab.package import deb
 from tests.lab.site import deploy, install_sockd
 
-MACHINE = Machine("lab")
+SUITE = os.environ.get("SUITE") or "trixie"
+MACHINE = Machine("lab", SUITE)
 PID = MACHINE.home / "pid"
 
 
@@ -68,6 +72,6 @@ if __name__ == "__main__":
         case ["stop"]:
             stop()
         case ["deb"]:
-            print(deb())
+            print(deb(SUITE))
         case _:
             raise SystemExit(__doc__)

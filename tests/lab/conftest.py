@@ -1,4 +1,5 @@
-"""One machine for all lab tests, booted once; a service of its own for each test that asks.
+"""Every lab test on each suite: one machine for all of them, booted once; a service of its own for
+each test that asks.
 
 A failing test reports the end of the machine's journal, and the machine's directory is kept.
 Without root they fail: a lab test that is not run has shown nothing.
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.image import SUITES
 from tests.lab.machine import CommandFailed, Machine
 from tests.lab.package import deb
 from tests.lab.service import LOAD, Service
@@ -30,14 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("lab")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=SUITES)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Booted, with sockd installed from its package by apt."""
     if os.geteuid() != 0:
         pytest.fail("lab tests boot a machine and need root: make test asks sudo for it")
     config = request.config
-    deb()  # built by a machine of its own, and first, so that what fails there fails alone
-    machine = config.stash[MACHINE] = Machine("tests")
+    deb(request.param)  # by a machine of its own, and first: what fails there fails alone
+    machine = config.stash[MACHINE] = Machine("tests", request.param)
     try:
         machine.boot()
         install_sockd(machine)

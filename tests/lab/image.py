@@ -25,6 +25,8 @@ LAB = ROOT / "build" / "lab"
 CONTROL = ROOT / "packaging" / "debian" / "control"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+SUITES = ("trixie", "bookworm")
+
 INSTALLED = (
     "systemd,systemd-sysv,dbus,libnss-systemd,libpam-systemd,"
     "nginx,curl,ca-certificates,python3,procps,iproute2"
@@ -53,23 +55,18 @@ echo force-unsafe-io > "$1/etc/dpkg/dpkg.cfg.d/lab"
 """
 
 
-def suite() -> str:
-    """The Debian release of the lab: SUITE in the environment."""
-    return os.environ.get("SUITE") or "trixie"
-
-
-def image() -> Path:
+def image(suite: str) -> Path:
     """The directory of the image, made first when it is absent or its recipe has changed."""
-    home = LAB / suite()
+    home = LAB / suite
     with locked(home):
-        key = _key()
+        key = _key(suite)
         stamp = home / "image.key"
         root = home / "image"
         if not stamp.exists() or stamp.read_text() != key:
             stamp.unlink(missing_ok=True)
             if root.exists():
                 shutil.rmtree(root)
-            _make(root)
+            _make(suite, root)
             stamp.write_text(key)
     return root
 
@@ -104,12 +101,12 @@ def mirror() -> str:
     raise LookupError("apt knows no Debian mirror: name one with MIRROR=")
 
 
-def _key() -> str:
-    recipe = Path(__file__).read_text() + suite() + " ".join(build_depends())
+def _key(suite: str) -> str:
+    recipe = Path(__file__).read_text() + suite + " ".join(build_depends())
     return hashlib.sha256(recipe.encode()).hexdigest()
 
 
-def _make(root: Path) -> None:
+def _make(suite: str, root: Path) -> None:
     log = root.with_name("image.log")
     print(f"lab: making {root} (progress in {log})", flush=True)
     hook = root.with_name("shelf.sh")
@@ -123,7 +120,7 @@ def _make(root: Path) -> None:
         f"--keyring={KEYRING}",
         f"--include={INSTALLED}",
         f"--customize-hook={hook}",
-        suite(),
+        suite,
         str(root),
         mirror(),
     ]

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from tests.lab.image import LAB, image, suite
+from tests.lab.image import LAB, image
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -52,18 +52,20 @@ class CommandFailed(Exception):
 
 
 class Machine:
-    """One booted machine, named `name`. A context manager; or `boot()` and `poweroff()`.
+    """One booted machine, named `name`, of the Debian release `suite`. A context manager; or
+    `boot()` and `poweroff()`.
 
     `layers` are directories whose content lies over the image's, the uppermost first.
     """
 
-    def __init__(self, name: str, layers: tuple[Path, ...] = ()) -> None:
+    def __init__(self, name: str, suite: str, layers: tuple[Path, ...] = ()) -> None:
         self.name = name
-        self.home = LAB / suite() / "machines" / name
+        self.suite = suite
+        self.home = LAB / suite / "machines" / name
         self.layers = layers
         self.leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
-        self._cgroup = _cgroup2() / f"sockd-lab-{os.getpid()}-{name}"
+        self._cgroup = _cgroup2() / f"sockd-lab-{os.getpid()}-{suite}-{name}"
 
     def __enter__(self) -> Machine:
         self.boot()
@@ -94,7 +96,7 @@ class Machine:
             shutil.rmtree(self.home)
         for part in ("changes", "work", "root"):
             (self.home / part).mkdir(parents=True)
-        layers = ":".join(str(layer) for layer in (*self.layers, image()))
+        layers = ":".join(str(layer) for layer in (*self.layers, image(self.suite)))
         environ = {
             **os.environ,
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",

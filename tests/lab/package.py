@@ -13,21 +13,21 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.lab.image import LAB, ROOT, image, locked, suite
+from tests.lab.image import LAB, ROOT, image, locked
 from tests.lab.machine import Machine
 
 # Not part of the source package: changing them builds nothing anew.
 APART = (".ci/", "dev/", "tests/")
 
 
-def deb() -> Path:
+def deb(suite: str) -> Path:
     """The .deb of the tree as it is: tracked and added files, changes that are not committed."""
-    home = LAB / suite()
-    image()
+    home = LAB / suite
+    image(suite)
     with locked(home / "package"):
         tools_key = (home / "image.key").read_text()
-        tools = _kept(home / "tools", tools_key, _install_tools)
-        result = _kept(home / "deb", _digest(tools_key), lambda place: _build(tools, place))
+        tools = _kept(home / "tools", tools_key, lambda place: _install_tools(suite, place))
+        result = _kept(home / "deb", _digest(tools_key), lambda place: _build(suite, tools, place))
     (package,) = result.glob("sockd_*.deb")
     return package
 
@@ -60,9 +60,9 @@ def _digest(key: str) -> str:
     return digest.hexdigest()
 
 
-def _install_tools(place: Path) -> None:
-    print("lab: installing the build tools", flush=True)
-    machine = Machine("tools")
+def _install_tools(suite: str, place: Path) -> None:
+    print(f"lab: installing the build tools of {suite}", flush=True)
+    machine = Machine("tools", suite)
     machine.boot()
     try:
         machine.push(ROOT / "packaging" / "debian", "/srv/build/debian")
@@ -77,8 +77,8 @@ def _install_tools(place: Path) -> None:
     shutil.rmtree(machine.home)
 
 
-def _build(tools: Path, place: Path) -> None:
-    print("lab: building the package", flush=True)
+def _build(suite: str, tools: Path, place: Path) -> None:
+    print(f"lab: building the package for {suite}", flush=True)
     tree = place.with_name("source")
     if tree.exists():
         shutil.rmtree(tree)
@@ -87,7 +87,7 @@ def _build(tools: Path, place: Path) -> None:
         target = tree / name.removeprefix("packaging/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
-    with Machine("build", layers=(tools,)) as machine:
+    with Machine("build", suite, layers=(tools,)) as machine:
         machine.push(tree, "/srv/build/sockd")
         log = machine.sh(
             "cd /srv/build/sockd; dpkg-buildpackage --unsigned-source --unsigned-changes 2>&1;"

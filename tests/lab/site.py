@@ -11,7 +11,7 @@ EXAMPLES = ROOT / "examples"
 
 def install_sockd(machine: Machine) -> None:
     """By apt, which resolves the dependencies."""
-    package = deb()
+    package = deb(machine.suite)
     machine.push(package, f"/root/{package.name}")
     machine.run("apt-get", "install", "--yes", f"/root/{package.name}", timeout=300)
 

@@ -1,0 +1,156 @@
+# cython: language_level=3
+"""The listening sockets, and which worker takes a connection.
+
+All workers wait for the same sockets with EPOLLEXCLUSIVE: the kernel wakes the first that waits, in
+the order of registration. docs/design/workers.md tells how connections are spread with that."""
+
+import socket
+
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from sockd.board cimport READY, Board, Slot
+from sockd.http.connections cimport (
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLEXCLUSIVE,
+    EPOLLIN,
+    LISTENERS,
+    OF_LISTENER,
+    Connection,
+    Connections,
+    connection_new,
+    epoll_ctl,
+    epoll_event,
+    sockaddr_in6,
+    tagged,
+)
+
+cdef extern from "sys/socket.h" nogil:
+    cdef struct sockaddr:
+        pass
+    ctypedef unsigned int socklen_t
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+
+cdef extern from "unistd.h" nogil:
+    int close(int fd)
+
+cdef enum:
+    # A worker that has its share leaves a connection to the others for this long,
+    LEFT_USEC = 1000
+    # but not longer than this in a row: those others may be stuck,
+    LEFT_MOST_USEC = 8000
+    # and then takes what comes for this long.
+    UNSHARED_USEC = 100000
+    REACH_USEC = 100000
+
+
+cdef class Listening:
+    """`sockets` in the epoll of `all`; `again` is when to look at them again (CLOCK_MONOTONIC in
+    microseconds), 0 if nothing else than an event matters."""
+
+    def __init__(self, sockets, settings, Board board):
+        if len(sockets) > LISTENERS:
+            raise ValueError(f"more than {LISTENERS} listeners")
+        self.count = len(sockets)
+        for index, listener in enumerate(sockets):
+            self.fds[index] = listener.fileno()
+            listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                # Inherited by what is accepted: no system call for each connection.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.board = board
+        self.threads = settings.threads
+        self.alone = settings.workers == 1
+
+    cdef int turn(self, bint on) except -1:
+        """Take the listeners into epoll, or out (an exclusive entry cannot be modified)."""
+        cdef int index
+        self.again = 0
+        if on == self.on:
+            return 0
+        for index in range(self.count):
+            self._watch(index, on)
+        self.on = on
+        return 0
+
+    cdef int pause(self, uint64_t usec) except -1:
+        self.turn(False)
+        self.again = self.all.now + usec
+        return 0
+
+    cdef int _watch(self, int index, bint on) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN | EPOLLEXCLUSIVE
+        event.data.u64 = tagged(index, OF_LISTENER)
+        if epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
+                     self.fds[index], &event) < 0:
+            raise OSError(errno, "cannot watch a listening socket")
+        return 0
+
+    cdef int accept(self, int index, Connection** connection) except -3:
+        """1 and a connection in state NEW, or one of Nothing."""
+        cdef socklen_t size = sizeof(sockaddr_in6)
+        cdef sockaddr_in6 address
+        cdef int fd
+        memset(&address, 0, sizeof(address))
+        fd = accept4(self.fds[index], <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            if errno == EAGAIN:
+                return NONE_WAITING
+            if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                return NO_ROOM
+            return TRY_AGAIN
+        connection[0] = connection_new(self.all, fd, index, &address)
+        if connection[0] == NULL:
+            close(fd)
+            return NO_ROOM
+        if not self.alone and self.on:
+            # The kernel wakes the first waiting worker in the order of their registration: the
+            # last one to accept goes to the end of that line.
+            self._watch(index, False)
+            self._watch(index, True)
+        return 1
+
+    cdef bint leaves_it(self) except -1:
+        """Leave what waits to workers that have fewer connections: they were woken for others of
+        the same burst, or will be, and look at this one then."""
+        cdef uint64_t now = self.all.now
+        if self.alone or self.all.slot.connections < 2 or not self._has_its_share():
+            self.declined_usec = 0
+            return False
+        if self.declined_usec == 0:
+            self.declined_usec = now
+        elif now > self.declined_usec + LEFT_MOST_USEC:
+            if now > self.declined_usec + UNSHARED_USEC:
+                self.declined_usec = now
+            else:
+                return False
+        self.pause(LEFT_USEC)
+        return True
+
+    cdef bint _has_its_share(self) noexcept:
+        """More connections than the mean of the workers that can take one, itself included."""
+        cdef Slot* slot
+        cdef uint64_t mine = self.all.slot.connections
+        cdef uint64_t total = 0
+        cdef uint64_t workers = 0
+        cdef int index
+        cdef int learnt = 0
+        cdef bint learning = self.all.now > self.reach_usec + REACH_USEC
+        if learning:
+            self.reach_usec = self.all.now
+            self.reach = self.board.slots
+        for index in range(self.reach):
+            slot = self.board.slot(index)
+            if slot.state == READY and (slot.active < self.threads or slot == self.all.slot):
+                total += slot.connections
+                workers += 1
+            if learning and slot.state:
+                learnt = index + 1
+        if learning:
+            self.reach = learnt
+        return mine * workers > total + workers // 2
