@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -150,6 +151,12 @@ def _reload(options: argparse.Namespace) -> int:
     return OK
 
 
+def _workers(options: argparse.Namespace) -> int:
+    count = client.workers(client.locate(options.name), options.by)
+    _say(f"{count} worker{'' if count == 1 else 's'}, until the next reload")
+    return OK
+
+
 def _stop(options: argparse.Namespace) -> int:
     try:
         path = client.locate(options.name)
@@ -277,6 +284,12 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _by(text: str) -> int:
+    if not re.fullmatch(r"[+-]\d{1,3}", text, re.ASCII) or not int(text):
+        raise argparse.ArgumentTypeError("expected +N or -N")
+    return int(text)
+
+
 def _add_serve(commands: Commands) -> None:
     serve = _command(
         commands,
@@ -358,7 +371,17 @@ def _add_running(commands: Commands) -> None:
         ("sockd status shop --json", "all that is known, for programs"),
     )
     show.add_argument("--json", action="store_true", help="the whole document, as JSON")
-    for command in (reload, stop, show):
+    workers = _command(
+        commands,
+        "workers",
+        _workers,
+        "have more or fewer workers, until the next reload",
+        "\nReturns when those that were added can answer.",
+        ("sockd workers shop +2", "two more"),
+        ("sockd workers -1", "one fewer, of the only running service"),
+    )
+    for command in (reload, stop, show, workers):
         command.add_argument(
             "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )
+    workers.add_argument("by", metavar="±N", type=_by, help="how many more (+N) or fewer (-N)")

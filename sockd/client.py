@@ -257,6 +257,15 @@ def reload(path: Path, *, watch_pid: int | None = None) -> tuple[int, list[str]]
     return int(document["generation"]), list(document.get("notes", []))
 
 
+def workers(path: Path, by: int) -> int:
+    """Have so many workers more, or fewer, and wait until they serve, or accept no more: how many
+    there are. AppError when one does not boot."""
+    document = _expected(*request(path, "POST", "/workers", {"by": by}))
+    if not document.get("ok"):
+        raise AppError(str(document.get("error", "")), detail=str(document.get("detail") or ""))
+    return int(document["workers"])
+
+
 def stop(path: Path) -> str:
     """End the service and return when its master is gone: what was done, in words.
 

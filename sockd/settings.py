@@ -368,7 +368,11 @@ class Settings:
         "whose default is `/run/sockd-NAME.sock`",
         "units",
     )
-    workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
+    workers: int = option(
+        WORKERS,
+        "auto",
+        "worker processes; auto: as many as the cores, the CPU quota and the memory limit allow",
+    )
     threads: int = option(
         THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
     )

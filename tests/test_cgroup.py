@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sockd import memory
+from sockd.master.capacity import affordable, processors
 from sockd.master.cgroup import EXPIRY, ControlGroup, OOMWatch, read
 
 EVENTS = "low 0\nhigh 12\nmax 340\noom 3\noom_kill {}\noom_group_kill 0\n"
@@ -170,3 +171,29 @@ class TestMemory:
         ]
         assert grown[0] < 8 << 20
         assert grown[1] >= 64 << 20
+
+
+class TestProcessors:
+    def test_a_quota_counts_by_whole_ones(self):
+        usable = len(os.sched_getaffinity(0))
+        assert processors(ControlGroup()) == usable
+        assert processors(ControlGroup(cpus=0.2)) == 1
+        assert processors(ControlGroup(cpus=1.01)) == min(2, usable)
+        assert processors(ControlGroup(cpus=1000.0)) == usable
+
+    def test_affinity_counts(self):
+        code = (
+            "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+            "from sockd.master import capacity, cgroup\n"
+            "print(capacity.processors(cgroup.ControlGroup()))"
+        )
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True)
+        assert done.stdout == b"1\n"
+
+
+def test_what_fits():
+    assert affordable(500, 200, 100) == 3
+    assert affordable(500, 200, 101) == 2
+    assert affordable(100, 200, 50) == 1
+    assert affordable(500, 0, 0) == 500

@@ -22,7 +22,6 @@ from sockd.master.events import (
     Event,
     Exit,
     Exited,
-    Fewer,
     Figures,
     Forget,
     KillServer,
@@ -35,7 +34,6 @@ from sockd.master.events import (
     LoadFailed,
     Measure,
     Measured,
-    More,
     Note,
     Plan,
     Ready,
@@ -43,6 +41,7 @@ from sockd.master.events import (
     Release,
     Reload,
     Reply,
+    Resize,
     Serve,
     ServerClosed,
     Spawn,
@@ -379,11 +378,11 @@ class TestWorkers:
 
     def test_more_and_fewer(self):
         world = World().boot()
-        assert kinds(world.tell(More())) == [Spawn]
+        assert kinds(world.tell(Resize(1))) == [Spawn]
         world.come_up(1, 3)
-        assert world.tell(Fewer()) == [Drain(WorkerId(1, 3), 30.0, False)]
-        world.tell(Fewer())
-        assert world.tell(Fewer()) == []
+        assert world.tell(Resize(-1)) == [Drain(WorkerId(1, 3), 30.0, False)]
+        world.tell(Resize(-1))
+        assert world.tell(Resize(-1)) == []
         assert sorted(world.states().values()) == ["draining", "draining", "ready"]
         world.tell(Exited(1003, 0), Exited(1002, 0))
         assert world.fleet.respawns == 0
@@ -399,6 +398,99 @@ class TestWorkers:
         world = World(Plan(workers=5), slots=2).boot(workers=2)
         assert len(world.states()) == 2
         assert world.fleet.deadline() is None
+
+
+class TestResizing:
+    def test_more_are_waited_for(self):
+        world = World().boot()
+        assert kinds(world.tell(Resize(2, "a"))) == [Spawn]
+        assert kinds(world.come_up(1, 3)) == [Spawn, Serve]
+        assert world.come_up(1, 4) == [Serve(WorkerId(1, 4)), Reply("a", True, 1, "", "")]
+
+    def test_fewer_are_told_at_once(self):
+        world = World().boot()
+        assert world.tell(Resize(-5, "a")) == [
+            Drain(WorkerId(1, 2), 30.0, False),
+            Reply("a", True, 1, "", ""),
+        ]
+
+    def test_one_that_does_not_boot_is_told(self):
+        world = World().boot()
+        world.tell(Resize(1, "a"), Spawned(WorkerId(1, 3), 1003))
+        world.tell(Words(WorkerId(1, 3), "no memory"))
+        (reply,) = [one for one in world.die(1, 3, STATUS_3) if isinstance(one, Reply)]
+        assert reply == Reply("a", False, 1, "worker 1.3 exited with status 3: no memory", "")
+        world.tell(Resize(1, "b"))
+        assert world.wait(100) is not None
+        assert Reply("b", True, 1, "", "") not in world.all  # an old failure is no answer
+
+    def test_a_stop_tells_who_waits(self):
+        world = World().boot()
+        world.tell(Resize(1, "a"))
+        assert Reply("a", False, None, "the service is stopping", "") in world.tell(Stop())
+        assert Reply("b", False, None, "the service is stopping", "") in world.tell(Resize(1, "b"))
+
+    def test_before_anything_serves(self):
+        world = World()
+        world.tell(Start())
+        assert world.tell(Resize(1, "a")) == [
+            Reply("a", False, None, "no generation serves yet", "")
+        ]
+
+    def test_a_reload_brings_the_number_of_the_configuration(self):
+        world = World().boot()
+        world.tell(Resize(3, "a"), Reload("b"))
+        world.load(2)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 2
+        assert Reply("a", True, 2, "", "") in world.all
+
+
+class TestRoom:
+    """workers = "auto" where memory is limited."""
+
+    MIB = 1 << 20
+
+    def world(self, workers: int = 8) -> World:
+        world = World(Plan(workers=workers, room=500 * self.MIB))
+        world.tell(Start(), Loaded(1))
+        return world
+
+    def ready(self, world: World, generation: int, serial: int, private: int) -> list[Decision]:
+        worker, pid = WorkerId(generation, serial), 1000 * generation + serial
+        world.tell(Spawned(worker, pid))
+        return world.tell(Ready(worker, pid, private * self.MIB, 200 * self.MIB))
+
+    def test_the_first_worker_says_how_many_fit(self):
+        world = self.world()
+        assert world.tell(Spawned(WorkerId(1, 1), 1001)) == []  # no other one meanwhile
+        self.ready(world, 1, 1, private=100)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 3
+        assert 'workers = "auto": 3, as there is room for 500 MiB: 100 MiB for' in world.notes()
+
+    def test_there_is_always_one(self):
+        world = self.world()
+        self.ready(world, 1, 1, private=1000)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 1
+
+    @pytest.mark.parametrize("private", [10, 0])
+    def test_room_enough_and_weight_unknown(self, private: int):
+        world = self.world()
+        self.ready(world, 1, 1, private)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 8
+
+    def test_the_next_generation_will_be_as_heavy_as_this_one_has_become(self):
+        world = self.world(workers=2)
+        self.ready(world, 1, 1, private=10)
+        self.ready(world, 1, 2, private=10)
+        assert world.tell(Reload()) == [Announce("reloading"), Measure(True), Launch(2)]
+        world.tell(Measured({WorkerId(1, 2): Figures(0, 250 * self.MIB)}), Loaded(2))
+        self.ready(world, 2, 1, private=10)
+        assert world.fleet.live
+        assert (world.fleet.live.number, world.fleet.live.wanted) == (2, 1)
 
 
 class TestRecycling:
@@ -781,12 +873,13 @@ class Chaos(World):
                 random_.randint(1, 5),
                 random_.uniform(1, 60),
                 random_.uniform(0, 30),
-                Upkeep(
+                upkeep=Upkeep(
                     random_.choice([0, 100]),
                     random_.choice([0, 100]),
                     random_.choice([0.0, 10.0, 1000.0]),
                     random_.choice([0.0, 0.5]),
                 ),
+                room=random_.choice([0, 1000]),
             ),
             slots=random_.choice([3, 8, 64]),
         )
@@ -926,10 +1019,10 @@ class Chaos(World):
         match self.random.randrange(12):
             case 0:
                 event = Stop(self.random.random() < 0.3)
-            case 1 | 2:
-                event = More()
-            case 3 | 4:
-                event = Fewer()
+            case 1 | 2 | 3 | 4:
+                token = self.pid()
+                self.tokens.add(token)
+                event = Resize(self.random.choice([-3, -1, 1, 2]), token)
             case 5:
                 event = Exited(self.pid(), 0)
             case _:
@@ -984,7 +1077,7 @@ class Chaos(World):
             case 4:
                 self.tell(Words(worker, "last words"))
             case _:
-                self.tell(Ready(worker, pid))
+                self.tell(Ready(worker, pid, random_.choice([0, 1, 400]), 100))
         if worker in self.unsaid:
             self.tell(Spawned(worker, self.unsaid.pop(worker)))
 

@@ -17,6 +17,7 @@ from sockd.master.events import (
     Launched,
     Loaded,
     LoadFailed,
+    Measure,
     Relaunch,
     Reply,
     Serve,
@@ -39,6 +40,8 @@ class GenerationRules(WorkerRules):
         self.generations[generation.number] = self.candidate = generation
         if asked:
             self._do(Announce("reloading"))
+        if self.live and self.live.plan.room:
+            self._do(Measure(memory=True))  # the next ones will be as large
         self._do(Launch(generation.number))
 
     def _launched(self, event: Launched, now: float) -> None:

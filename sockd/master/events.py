@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     boot: float = 60.0
     drain: float = 30.0
     upkeep: Upkeep = Upkeep()
+    room: int = 0  # bytes for all workers, which then are as many as fit; 0: no such limit
 
 
 class Left(NamedTuple):
@@ -125,10 +126,13 @@ class SpawnFailed:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker can answer; it accepts when told to serve."""
+    """The worker can answer; it accepts when told to serve. Its memory in bytes: its own, and
+    what it shares with others; 0 if that is not known."""
 
     worker: WorkerId
     pid: int
+    private: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,13 +178,11 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class More:
-    """One worker more, until the next reload."""
+class Resize:
+    """So many workers more, or fewer, until the next reload."""
 
-
-@dataclass(frozen=True)
-class Fewer:
-    """One worker fewer, until the next reload."""
+    by: int
+    token: object = None  # comes back in a Reply; None asks for none
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,7 @@ Event = (
     | Exited
     | Reload
     | Stop
-    | More
-    | Fewer
+    | Resize
     | Measured
     | Tick
 )
@@ -325,7 +326,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Reply:
-    """The outcome of a Reload; `generation` serves."""
+    """The outcome of a Reload or Resize; `generation` serves."""
 
     token: object
     ok: bool

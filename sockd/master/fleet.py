@@ -18,17 +18,16 @@ from sockd.master.events import (
     Event,
     Exit,
     Exited,
-    Fewer,
     Forget,
     Launched,
     LifelineClosed,
     Loaded,
     LoadFailed,
     Measured,
-    More,
     Ready,
     Reload,
     Reply,
+    Resize,
     ServerClosed,
     Spawned,
     SpawnFailed,
@@ -38,12 +37,11 @@ from sockd.master.events import (
     Unshareable,
     Words,
 )
-from sockd.master.roster import ended
+from sockd.master.roster import MOST_WORKERS, ended
 from sockd.master.states import LONGEST_HOLD, G, S, W
 from sockd.master.upkeep import UpkeepRules
 
 JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGSTOP
-MOST_WORKERS = 512
 
 
 class Fleet(UpkeepRules):
@@ -68,8 +66,7 @@ class Fleet(UpkeepRules):
             Exited: self._exited,
             Reload: self._reload,
             Stop: self._stop,
-            More: self._more,
-            Fewer: self._fewer,
+            Resize: self._resize,
             Measured: self._measured,
             Tick: self._tick,
         }
@@ -142,6 +139,8 @@ class Fleet(UpkeepRules):
             waiting = self._queued or []
             for one in (self.candidate, self.handover.generation if self.handover else None):
                 waiting += one.tokens if one else []
+            waiting += [token for token, _ in self._resizing]
+            self._resizing.clear()
             for token in waiting:
                 self._do(Reply(token, False, None, "the service is stopping", ""))
             self._queued = self.handover = self.candidate = self.live = None
@@ -160,15 +159,33 @@ class Fleet(UpkeepRules):
             else:
                 self._kill_server(generation, now)
 
-    def _more(self, event: More, now: float) -> None:
-        if self.live:
-            self.live.wanted = min(MOST_WORKERS, self.live.wanted + 1)
-            self._say(NOTICE, f"{self.live.wanted} workers wanted", self.live)
+    def _resize(self, event: Resize, now: float) -> None:
+        live = self.live
+        if live is None:
+            why = "the service is stopping" if self.stopping else "no generation serves yet"
+            if event.token is not None:
+                self._do(Reply(event.token, False, None, why, ""))
+            return
+        live.wanted = min(MOST_WORKERS, max(1, live.wanted + event.by))
+        self._say(
+            NOTICE, f"{live.wanted} {'worker' if live.wanted == 1 else 'workers'} wanted", live
+        )
+        if event.token is not None:
+            self._resizing.append((event.token, live.hold.failures))
 
-    def _fewer(self, event: Fewer, now: float) -> None:
-        if self.live and self.live.wanted > 1:
-            self.live.wanted -= 1
-            self._say(NOTICE, f"{self.live.wanted} workers wanted", self.live)
+    def _settle_resize(self) -> None:
+        live = self.live
+        if live is None:
+            return
+        for one in list(self._resizing):
+            token, failures = one
+            if len(live.in_state(W.READY)) == live.wanted:
+                self._do(Reply(token, True, live.number, "", ""))
+            elif live.hold.failures > failures:
+                self._do(Reply(token, False, live.number, self._last_death, ""))
+            else:
+                continue
+            self._resizing.remove(one)
 
     def _exited(self, event: Exited, now: float) -> None:
         for generation in self.generations.values():
@@ -234,6 +251,7 @@ class Fleet(UpkeepRules):
                     generation.change("emptied")
                     del self.generations[generation.number]
                     self._do(Forget(generation.number))
+        self._settle_resize()
         if not any(generation.in_state(W.SPAWNING) for generation in self.generations.values()):
             self._strays.clear()
         if not self.generations and (self.stopping or self._failure):

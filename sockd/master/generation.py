@@ -12,10 +12,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from sockd import memory
 from sockd.activation import Listener
 from sockd.config import Config
 from sockd.errors import AppError, ConfigError
 from sockd.loader import bounded
+from sockd.master import capacity, cgroup
 from sockd.master.events import (
     Draining,
     Event,
@@ -42,12 +44,17 @@ _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
 
 def plan(settings: Settings) -> Plan:
-    workers = settings.workers or len(os.sched_getaffinity(0))
+    workers, room = settings.workers, 0
+    if not workers:
+        group = cgroup.read()
+        own = memory.of("self")
+        workers = capacity.processors(group)
+        room = max(1, group.memory - (sum(own) if own else 0)) if group.memory else 0
     recycle = settings.recycle
     upkeep = Upkeep(
         recycle.max_requests, recycle.max_memory, recycle.max_age, recycle.jitter / 100
     )
-    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep)
+    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
 
 
 def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
@@ -268,7 +275,8 @@ class Lifeline:
             if message is None:
                 return events, False
             if "ready" in message:
-                events.append(Ready(self.worker, message["ready"]))
+                private, shared = message["memory"] or (0, 0)
+                events.append(Ready(self.worker, message["ready"], private, shared))
             elif "draining" in message:
                 events.append(Draining(self.worker))
             elif "failed" in message:

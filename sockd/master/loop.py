@@ -38,7 +38,6 @@ from sockd.master.events import (
     Event,
     Exit,
     Exited,
-    Fewer,
     Figures,
     Forget,
     KillServer,
@@ -49,13 +48,13 @@ from sockd.master.events import (
     LoadFailed,
     Measure,
     Measured,
-    More,
     Note,
     Ready,
     Relaunch,
     Release,
     Reload,
     Reply,
+    Resize,
     Serve,
     Spawn,
     Spawned,
@@ -83,8 +82,8 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
     signal.SIGHUP: Reload,
-    signal.SIGTTIN: More,
-    signal.SIGTTOU: Fewer,
+    signal.SIGTTIN: lambda: Resize(1),
+    signal.SIGTTOU: lambda: Resize(-1),
 }
 
 
@@ -478,7 +477,12 @@ class Master:
                 quick = isinstance(body, dict) and body.get("quick") is True
                 self.events.append(Stop(quick))
                 client.reply(HTTPStatus.ACCEPTED, {"ok": True})
-            case _, "/status" | "/reload" | "/stop":
+            case "POST", "/workers":
+                by = body.get("by") if isinstance(body, dict) else None
+                if not isinstance(by, int) or isinstance(by, bool) or not by:
+                    raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
+                self.events.append(Resize(by, client))
+            case _, "/status" | "/reload" | "/stop" | "/workers":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
@@ -489,6 +493,7 @@ class Master:
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
         if decision.ok:
             content["notes"] = self._waiting()
+            content["workers"] = self.fleet.live.wanted if self.fleet.live else 0
         else:
             content |= {"error": decision.message, "detail": decision.detail}
         client.reply(HTTPStatus.OK, content)

@@ -45,6 +45,7 @@ def status(
             "last_error": fleet.last_error,
         },
         "workers": [_worker(worker, board.read(worker.slot)) for worker in fleet.workers()],
+        "wanted": fleet.live.wanted if fleet.live else None,
         "respawns": fleet.respawns,
     }
 

@@ -17,6 +17,7 @@ SHORT = 5.0  # for what should take milliseconds: a fork server to end, a lost w
 ABANDON = 10.0  # a killed process that is not gone by then hangs in the kernel
 DUMP = 0.5  # for a process that is stuck to write its stack
 LIVED = 5.0  # a worker that was ready for so long did not fail at boot
+MOST_WORKERS = 512
 
 LATE = "still busy after the drain time of {:g} s"
 
@@ -48,6 +49,9 @@ class Roster:
         self.reloads_failed = 0
         self.last_error: str | None = None
         self.respawns = 0
+        self._resizing: list[tuple[object, int]] = []  # who waits for that, failures until then
+        self._last_death = ""
+        self._heaviest = 0  # bytes of the largest worker, when they were looked at last
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
         self._start_at: float | None = None

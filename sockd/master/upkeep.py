@@ -21,6 +21,8 @@ class UpkeepRules(GenerationRules):
     _weigh_at = 0.0
 
     def _measured(self, event: Measured, now: float) -> None:
+        weights = [figures.memory for figures in event.figures.values() if figures.memory]
+        self._heaviest = max(weights, default=self._heaviest)
         for id, figures in event.figures.items():
             worker = self._find(id)
             if worker and worker.state is W.READY and not worker.worn:

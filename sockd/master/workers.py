@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sockd.journal import ERR, INFO, WARNING
+from sockd.journal import ERR, INFO, NOTICE, WARNING
+from sockd.master.capacity import affordable
 from sockd.master.events import (
     Drain,
     Draining,
@@ -20,7 +21,17 @@ from sockd.master.events import (
     Words,
     WorkerId,
 )
-from sockd.master.roster import ABANDON, DUMP, GRACE, LATE, LIVED, SHORT, Roster, ended
+from sockd.master.roster import (
+    ABANDON,
+    DUMP,
+    GRACE,
+    LATE,
+    LIVED,
+    MOST_WORKERS,
+    SHORT,
+    Roster,
+    ended,
+)
 from sockd.master.states import G, Generation, S, W, Worker
 
 
@@ -71,10 +82,25 @@ class WorkerRules(Roster):
         worker.change("ready")
         worker.ready_at = now
         worker.deadline = None
+        if generation.plan.room and not generation.weighed:
+            self._make_room(generation, event)
         took = f"worker {worker.id}: ready after {now - worker.born:.3f} s"
         self._say(INFO, took, worker)
         if generation.state is G.LIVE:
             self._do(Serve(worker.id))
+
+    def _make_room(self, generation: Generation, event: Ready) -> None:
+        """Want as many workers as fit, if they will be like the first, or like the last ones."""
+        generation.weighed = True
+        private = max(event.private, self._heaviest)
+        fit = affordable(generation.plan.room, event.shared, private) if private else MOST_WORKERS
+        if fit < generation.wanted:
+            generation.wanted = fit
+            text = (
+                f'workers = "auto": {fit}, as there is room for {generation.plan.room >> 20} MiB: '
+                f"{private >> 20} MiB for each, {event.shared >> 20} MiB for all"
+            )
+            self._say(NOTICE, text, generation)
 
     def _draining(self, event: Draining, now: float) -> None:
         if self.handover:
@@ -132,6 +158,7 @@ class WorkerRules(Roster):
             self._fail(generation, f"worker {worker.id} {how} while it booted", detail, now)
             return
         self.respawns += 1
+        self._last_death = f"worker {worker.id} {how}"
         if worker.ready_at is not None and now - worker.ready_at >= LIVED:
             generation.hold.succeeded()
         else:
@@ -190,6 +217,8 @@ class WorkerRules(Roster):
             return False
         if generation.in_state(W.SPAWNING) or not self._free_slots:
             return False
+        if generation.plan.room and not generation.weighed and generation.in_state(W.BOOTING):
+            return False  # how many there will be depends on that one
         return len(generation.in_state(W.BOOTING, W.READY)) < self._target(generation)
 
     def _target(self, generation: Generation) -> int:

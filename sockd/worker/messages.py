@@ -6,7 +6,8 @@ Master to fork server: a `Spec` with the descriptors dump, board, listeners…; 
 Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
-Worker to master: `{"ready": pid}`, `{"draining": true}`, `{"failed": {"message", "detail"}}`.
+Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
+`{"draining": true}`, `{"failed": {"message", "detail"}}`.
 Master to worker: `{"serve": true}`, `{"stop": true}`,
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
 

@@ -19,7 +19,7 @@ import socket
 import time
 from typing import Any
 
-from sockd import journal, linux, loader
+from sockd import journal, linux, loader, memory
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
@@ -71,7 +71,8 @@ class Worker:
             return error.exit_code if isinstance(error, AppError) else INTERNAL
         faulthandler.unregister(DUMP_SIGNAL)
         os.close(self.dump)
-        self._say({"ready": os.getpid()})
+        weigh = self.spec.settings.workers == 0  # auto: their number depends on that
+        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)

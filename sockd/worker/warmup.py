@@ -66,7 +66,8 @@ class WarmUp:
     ) -> None:
         """`board` has a slot for this alone, since these are no requests of clients."""
         handler = WSGIHandler(app, multithread=settings.threads > 1, report=self._report)
-        alone = replace(settings, threads=1, workers=1)
+        # A health check is answered without the application, which is to answer all of these.
+        alone = replace(settings, threads=1, workers=1, server=replace(settings.server, health=""))
         self.loop = Loop(handler, [listener], alone, board, 0)
         self.address = listener.getsockname()
         self.left = list(settings.app.warmup)

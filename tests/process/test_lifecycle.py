@@ -375,7 +375,8 @@ class TestReload:
                 service.write(APP.replace('VERSION = "1"', f'VERSION = "{version}"'))
                 code, content = service.ask("POST", "/reload")
                 done = time.monotonic()
-                assert (code, content) == (200, {"ok": True, "generation": version})
+                expected = {"ok": True, "generation": version, "notes": [], "workers": 2}
+                assert (code, content) == (200, expected)
                 time.sleep(0.2)
                 late = [body for began, body in load.answers if began > done]
                 assert late
