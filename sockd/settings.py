@@ -308,6 +308,12 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+    idle_exit: float = option(
+        DURATION,
+        0,
+        "a service without an open connection ends after so long, and systemd starts it with the "
+        "next one; 0: never",
+    )
 
 
 @dataclass(frozen=True)

@@ -588,6 +588,49 @@ class TestRecycling:
         assert self.measured(world, w1=Figures(100)) == []
 
 
+class TestIdleExit:
+    def world(self) -> World:
+        return World(Plan(workers=1, upkeep=Upkeep(idle_exit=60.0))).boot()
+
+    def look(self, world: World, requests: int = 0, connections: int = 0) -> list[Decision]:
+        """Six seconds later, which is when the fleet looks."""
+        assert world.wait(6.0) == [Measure(False)]
+        return world.tell(Measured({WorkerId(1, 1): Figures(requests)}, connections))
+
+    def test_a_service_that_nobody_uses_ends(self):
+        world = self.world()
+        for _ in range(10):
+            assert self.look(world) == []
+        decisions = self.look(world)
+        # One that comes meanwhile is served: its connection is not idle, but new.
+        assert decisions == [
+            Announce("stopping"),
+            Drain(WorkerId(1, 1), 30.0, False),
+            CloseServer(1),
+        ]
+        world.die(1, 1, 0)
+        world.die(1, 0, 0)
+        assert world.exit == Exit(0, "", "")
+
+    def test_an_open_connection_keeps_it(self):
+        world = self.world()
+        for _ in range(30):
+            assert self.look(world, connections=1) == []
+
+    def test_connections_too_short_to_be_seen_keep_it(self):
+        world = self.world()
+        for n in range(30):
+            assert self.look(world, requests=n + 1) == []
+
+    def test_a_reload_keeps_it(self):
+        world = self.world()
+        for _ in range(10):
+            assert self.look(world) == []
+        world.tell(Reload("a"))
+        assert self.look(world) == []
+        assert world.fleet.state == "reloading"
+
+
 class TestReload:
     def test_the_old_drains_when_all_of_the_new_are_ready(self):
         world = World().boot()
@@ -878,6 +921,7 @@ class Chaos(World):
                     random_.choice([0, 100]),
                     random_.choice([0.0, 10.0, 1000.0]),
                     random_.choice([0.0, 0.5]),
+                    random_.choice([0.0, 100.0]),
                 ),
                 room=random_.choice([0, 1000]),
             ),
@@ -931,7 +975,8 @@ class Chaos(World):
                                     self.random.randrange(200) if memory else None,
                                 )
                                 for worker in self.fleet.workers()
-                            }
+                            },
+                            self.random.choice([0, 1]),
                         )
                     )
                 case CollectDump(generation, message):

@@ -27,6 +27,7 @@ class Upkeep(NamedTuple):
     max_memory: int = 0  # bytes
     max_age: float = 0.0  # seconds
     jitter: float = 0.1  # the part of these limits by which workers differ
+    idle_exit: float = 0.0  # seconds without a connection after which the service ends
 
 
 class Plan(NamedTuple):
@@ -175,6 +176,7 @@ class Reload:
 @dataclass(frozen=True)
 class Stop:
     quick: bool = False
+    idle: bool = False  # there is no connection; one that comes meanwhile is served
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,11 @@ class Resize:
 
 @dataclass(frozen=True)
 class Measured:
-    """What workers have done and hold."""
+    """What the workers of the live generation have done and hold, and how many connections are
+    open in all workers."""
 
     figures: Mapping[WorkerId, Figures]
+    connections: int = 0
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,9 @@ class Fleet(UpkeepRules):
         else:
             self._queued = tokens
 
+    def _end_idle(self, now: float) -> None:
+        self._stop(Stop(idle=True), now)
+
     def _stop(self, event: Stop, now: float) -> None:
         if self.stopping and not (event.quick and not self.quick):
             return
@@ -151,7 +154,7 @@ class Fleet(UpkeepRules):
                 generation.deadline = None
             for worker in list(generation.workers.values()):
                 if self.quick or serving or worker.state is W.DRAINING:
-                    self._end_worker(worker, now, close_idle=True)
+                    self._end_worker(worker, now, close_idle=not event.idle)
                 else:
                     self._kill(worker, "the service is stopping", now)
             if serving:

@@ -43,7 +43,7 @@ NOT_FOR_THE_APP = re.compile(r"LISTEN_\w+|NOTIFY_SOCKET|WATCHDOG_\w+|MAINPID|SOC
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings, activated: bool) -> Plan:
     workers, room = settings.workers, 0
     if not workers:
         group = cgroup.read()
@@ -52,7 +52,11 @@ def plan(settings: Settings) -> Plan:
         room = max(1, group.memory - (sum(own) if own else 0)) if group.memory else 0
     recycle = settings.recycle
     upkeep = Upkeep(
-        recycle.max_requests, recycle.max_memory, recycle.max_age, recycle.jitter / 100
+        recycle.max_requests,
+        recycle.max_memory,
+        recycle.max_age,
+        recycle.jitter / 100,
+        settings.timeouts.idle_exit if activated else 0.0,
     )
     return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
 
@@ -133,13 +137,14 @@ class ForkServer:
         board: int,
         *,
         preload: bool = True,
+        activated: bool = False,
     ) -> None:
-        """Start it; without `preload` it leaves the import to its workers. ConfigError,
-        AppError."""
+        """Start it; without `preload` it leaves the import to its workers. `activated`: somebody
+        else holds the listening sockets too. ConfigError, AppError."""
         settings = config.settings
         self.generation = generation
         self.config = config
-        self.plan = plan(settings)
+        self.plan = plan(settings, activated)
         self._dump = os.memfd_create("sockd-dump", os.MFD_CLOEXEC)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

@@ -75,6 +75,7 @@ from sockd.worker.messages import DUMP_SIGNAL
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
 LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 days
+OVERDUE = 5.0  # seconds after which a deadline that nobody has enforced will not be
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
@@ -199,7 +200,10 @@ class Master:
         if self.notifier.supervised:
             self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
-        due = [self.notifier.turn(now), self.fleet.deadline()]
+        deadline = self.fleet.deadline()
+        # A restart helps where a deadline is over and nothing came of it: nowhere else.
+        well = deadline is None or now - deadline < OVERDUE
+        due = [self.notifier.turn(now, well), deadline]
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -276,6 +280,9 @@ class Master:
             self._open_control(config.name)
         self.config = config
         self.began_with = self.began_with or config
+        if config.settings.timeouts.idle_exit and not self.adopted:
+            text = "timeouts.idle_exit has no effect: systemd does not hold the sockets"
+            journal.log(journal.WARNING, text)
         for sentence in self._waiting():
             journal.log(journal.NOTICE, sentence)
         return config
@@ -319,7 +326,14 @@ class Master:
 
     def _exec_server(self, generation: int, config: Config, preload: bool) -> None:
         try:
-            server = ForkServer(generation, config, self.listeners, self.board.fd, preload=preload)
+            server = ForkServer(
+                generation,
+                config,
+                self.listeners,
+                self.board.fd,
+                preload=preload,
+                activated=self.adopted,
+            )
         except SockdError as error:
             self._cannot_launch(generation, error)
             return
@@ -431,7 +445,9 @@ class Master:
             held = memory.of(worker.pid) if decision.memory else None
             done = self.board.read(worker.slot)
             figures[worker.id] = Figures(done["requests"], held.private if held else None)
-        self.events.append(Measured(figures))
+        slots = [worker.slot for worker in self.fleet.workers()]
+        connections = sum(self.board.read(slot)["connections"] for slot in slots)
+        self.events.append(Measured(figures, connections))
 
     # The world outside.
 

@@ -1,5 +1,6 @@
 """The rules of what wears out: workers that are replaced after so many requests, so much memory or
-so much time. Events in, decisions out, as `fleet` has it.
+so much time, and a service that ends when nobody has needed it for long. Events in, decisions out,
+as `fleet` has it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from sockd.master.states import Generation, S, W, Worker
 
 COUNTING = 1.0  # seconds between two looks at what the workers have done
 WEIGHING = 5.0  # and at their memory, which costs the kernel a walk through all of it
+MOST_IDLE_LOOKS = 10  # within the time after which an idle service ends
+SHORTEST_IDLE_LOOK = 0.05
 GOLDEN = 0.6180339887498949
 
 
@@ -19,14 +22,37 @@ class UpkeepRules(GenerationRules):
 
     _measure_at: float | None = None
     _weigh_at = 0.0
+    _busy_at = 0.0
+    _requests = 0
+
+    def _end_idle(self, now: float) -> None:
+        """End the service: the rules about people's wishes know how."""
+        raise NotImplementedError
 
     def _measured(self, event: Measured, now: float) -> None:
+        self._note_use(event, now)
         weights = [figures.memory for figures in event.figures.values() if figures.memory]
         self._heaviest = max(weights, default=self._heaviest)
         for id, figures in event.figures.items():
             worker = self._find(id)
             if worker and worker.state is W.READY and not worker.worn:
                 worker.worn = self._wear(worker, figures)
+
+    def _note_use(self, event: Measured, now: float) -> None:
+        live = self.live
+        if live is None or not live.plan.upkeep.idle_exit:
+            return
+        # A worker that was replaced takes its count with it; that is no reason to end.
+        requests = sum(figures.requests for figures in event.figures.values())
+        quiet = not event.connections and requests == self._requests
+        self._requests = requests
+        settled = not (self.candidate or self.handover or self._queued or self._resizing)
+        if not quiet or not settled or self._busy_at < live.live_at:
+            self._busy_at = now
+        elif now - self._busy_at >= live.plan.upkeep.idle_exit:
+            idle = f"no connection for {live.plan.upkeep.idle_exit:g} s: ending until the next one"
+            self._say(NOTICE, idle)
+            self._end_idle(now)
 
     def _wear(self, worker: Worker, figures: Figures) -> str:
         """Why it is to be replaced, empty if it is not."""
@@ -50,16 +76,19 @@ class UpkeepRules(GenerationRules):
             self._measure_at = None
             return
         upkeep = generation.plan.upkeep
-        if upkeep.max_requests or upkeep.max_memory:
-            if self._measure_at is None or self._measure_at > now + COUNTING:
-                self._measure_at = now + COUNTING
-            if self._measure_at <= now:
-                weigh = bool(upkeep.max_memory) and self._weigh_at <= now
-                self._do(Measure(weigh))
-                self._measure_at = now + COUNTING
-                self._weigh_at = now + WEIGHING if weigh else self._weigh_at
-        else:
+        period = COUNTING if upkeep.max_requests or upkeep.max_memory else None
+        if upkeep.idle_exit:
+            look = max(SHORTEST_IDLE_LOOK, upkeep.idle_exit / MOST_IDLE_LOOKS)
+            period = min(period or look, look)
+        if period is None:
             self._measure_at = None
+        elif self._measure_at is None or self._measure_at > now + period:
+            self._measure_at = now + period
+        elif self._measure_at <= now:
+            weigh = bool(upkeep.max_memory) and self._weigh_at <= now
+            self._do(Measure(weigh))
+            self._measure_at = now + period
+            self._weigh_at = now + WEIGHING if weigh else self._weigh_at
         for worker in generation.in_state(W.READY):
             due = self._due_to_age(worker)
             if due is not None and due <= now:

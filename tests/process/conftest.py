@@ -125,6 +125,7 @@ class Service:
         }
         self.environ = {"RUNTIME_DIRECTORY": str(self.runtime)}
         self.config: Path | None = None
+        self.deaf = False
         self.longest_hold = 30.0
         self.stdin = subprocess.DEVNULL
         self.inherit: tuple[int, ...] = ()
@@ -144,6 +145,7 @@ class Service:
             "settings": self.settings,
             "longest_hold": self.longest_hold,
             "modules": str(self.modules),
+            "deaf": self.deaf,
             "config": str(self.config or ""),
         }
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("SOCKD_", "PYTEST_"))}

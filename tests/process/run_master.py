@@ -1,5 +1,6 @@
-"""`run_master.py JSON`: `sockd serve` with these settings, and two things that tests look at:
-the back-off's bound, and which modules the master had imported when it ended."""
+"""`run_master.py JSON`: `sockd serve` with these settings, and what tests look at:
+the back-off's bound, a fleet that misses its deadlines, and which modules the master had imported
+when it ended."""
 
 import json
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 from sockd import config, journal
 from sockd.errors import SockdError
-from sockd.master import loop
+from sockd.master import fleet, loop
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
+    if asked["deaf"]:
+        fleet.Fleet._tick = lambda self, event, now: None
     try:
         code = loop.serve(
             lambda: config.load(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sockd.master.loop import OVERDUE
 from sockd.worker import process
 
 from .conftest import (
@@ -623,6 +624,23 @@ def test_the_watchdog_is_pinged_by_the_loop(service: Service, manager: Manager):
     service.send(signal.SIGCONT)
     manager.expect("WATCHDOG=1")
     assert service.stop() == 0
+
+
+def test_the_watchdog_acts_when_a_deadline_is_not_enforced(service: Service, manager: Manager):
+    service.deaf = True
+    service.environ["WATCHDOG_USEC"] = "1000000"
+    service.settings["timeouts.boot"] = "1s"
+    service.start().ready()
+    service.write("import time; time.sleep(1000)")
+    service.send(signal.SIGHUP)
+    eventually(lambda: service.fork_server(2))
+    time.sleep(1 + OVERDUE + 1)
+    manager.read()
+    manager.lines.clear()
+    time.sleep(1.5)
+    assert "WATCHDOG=1" not in manager.read()
+    assert service.get()[0] == 200  # the loop turns, and workers serve
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
 
 
 class TestInterpreters:
