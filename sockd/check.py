@@ -8,10 +8,8 @@ writes would otherwise belong to root, and what only root may read would be foun
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import select
 import time
 import traceback
@@ -25,6 +23,7 @@ from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
+from sockd.identity import Identity, find, find_group, find_user
 from sockd.master.events import Left, Loaded, LoadFailed, Unshareable
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
 from sockd.master.roster import ended
@@ -42,29 +41,6 @@ class Finding:
     exit_code: int = OK
     detail: str = ""
     """The application's traceback."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Whom the import runs as."""
-
-    name: str
-    uid: int
-    gid: int
-    groups: list[int]
-    home: str
-
-    def __str__(self) -> str:
-        return self.name or f"uid {self.uid}, as unit.user is empty"
-
-    def assume(self) -> None:
-        """For good. The variables are those that User= sets, systemd.exec(5)."""
-        os.setgroups(self.groups)
-        os.setgid(self.gid)
-        os.setuid(self.uid)
-        os.environ.update(
-            HOME=self.home, USER=self.name or "nobody", LOGNAME=self.name or "nobody"
-        )
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -96,16 +72,16 @@ def _accounts(config: Config) -> Iterator[Finding]:
     """Users and groups that this machine does not have."""
     unit = config.settings.unit
     looks: dict[str, tuple[str, Callable[[str], object]]] = {
-        "unit.user": (unit.user, _user),
-        "unit.group": (unit.group, _group),
-        "unit.socket_group": (unit.socket_group, _group),
+        "unit.user": (unit.user, find_user),
+        "unit.group": (unit.group, find_group),
+        "unit.socket_group": (unit.socket_group, find_group),
     }
     for key, (name, look) in looks.items():
         try:
             if name:
                 look(name)
         except KeyError:
-            kind = "user" if look is _user else "group"
+            kind = "user" if look is find_user else "group"
             text = f"{_at(config, key)}: this machine has no {kind} {name}"
             if key in config.sources:
                 yield Finding("problem", text, CONFIGURATION)
@@ -113,22 +89,17 @@ def _accounts(config: Config) -> Iterator[Finding]:
                 yield Finding("note", text)
 
 
-def _user(name: str) -> pwd.struct_passwd:
-    return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-
-
-def _group(name: str) -> int:
-    return (grp.getgrgid(int(name)) if name.isdigit() else grp.getgrnam(name)).gr_gid
-
-
 def _identity(config: Config) -> Identity:
+    """Whom the import runs as."""
     unit = config.settings.unit
     if not unit.user:
-        return Identity("", NOBODY, _group(unit.group) if unit.group else NOBODY, [], "/")
-    user = _user(unit.user)
-    gid = _group(unit.group) if unit.group else user.pw_gid
-    groups = os.getgrouplist(user.pw_name, gid)
-    return Identity(user.pw_name, user.pw_uid, gid, groups, user.pw_dir)
+        gid = find_group(unit.group) if unit.group else NOBODY
+        return Identity("", NOBODY, gid, [], "/")
+    return find(unit.user, unit.group)
+
+
+def _called(identity: Identity) -> str:
+    return identity.name or f"uid {identity.uid}, as unit.user is empty"
 
 
 def _as(identity: Identity, config: Config) -> Iterator[Finding]:
@@ -139,8 +110,9 @@ def _as(identity: Identity, config: Config) -> Iterator[Finding]:
         try:
             os.close(read)
             identity.assume()
+            os.environ.update(identity.variables())
             with os.fdopen(write, "w") as findings:
-                for finding in _import(config, f" as {identity}"):
+                for finding in _import(config, f" as {_called(identity)}"):
                     print(json.dumps(asdict(finding)), file=findings, flush=True)
             os._exit(OK)
         except KeyboardInterrupt:
@@ -156,7 +128,7 @@ def _as(identity: Identity, config: Config) -> Iterator[Finding]:
     finally:
         _, status = os.waitpid(child, 0)
     if status:
-        raise RuntimeError(f"the process that looked as {identity} {ended(status)}")
+        raise RuntimeError(f"the process that looked as {_called(identity)} {ended(status)}")
 
 
 def _import(config: Config, whom: str) -> Iterator[Finding]:

@@ -321,6 +321,8 @@ def _contradictions(
         target = getattr(settings.app, hook)
         if target and (target.endswith(")") or not _is_target(target)):
             yield at(f"app.{hook}", "expected module:function")
+    if settings.process.group and not settings.process.user:
+        yield at("process.group", "needs process.user")
     for name in settings.app.env:
         if not name or "=" in name:
             yield at("app.env", 'a variable\'s name is not empty and has no "="')

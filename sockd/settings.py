@@ -56,6 +56,13 @@ def _account(value: Any) -> str:
     return text
 
 
+def _umask(value: Any) -> int | None:
+    text = _text(value)
+    if text and not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError('expected three octal digits, such as "027"')
+    return int(text, 8) if text else None
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -248,6 +255,7 @@ COUNT = Kind("number", _count)
 PERCENT = Kind("number", _percent)
 THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
+UMASK = Kind("string", _umask)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
 PEERS = Kind("list of strings", _peers)
@@ -327,6 +335,15 @@ class Recycle:
 
 
 @dataclass(frozen=True)
+class Process:
+    user: str = option(
+        ACCOUNT, "", "whom the application runs as, where root runs sockd without systemd"
+    )
+    group: str = option(ACCOUNT, "", "its group; empty means that of the user")
+    umask: int | None = option(UMASK, "", "file mode creation mask, octal; empty: as it is")
+
+
+@dataclass(frozen=True)
 class Limits:
     body: int = option(SIZE, "1GiB", "request body; larger ones are refused with 413")
     request_line: int = option(HEAD_SIZE, "8KiB", "request line; longer ones are refused with 414")
@@ -392,6 +409,7 @@ class Settings:
     server: Server = field(default_factory=Server)
     timeouts: Timeouts = field(default_factory=Timeouts)
     recycle: Recycle = field(default_factory=Recycle)
+    process: Process = field(default_factory=Process)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)

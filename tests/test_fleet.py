@@ -57,7 +57,7 @@ from sockd.master.events import (
     WorkerId,
 )
 from sockd.master.fleet import JUMP, Fleet
-from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, SHORT, ended
+from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, MOST_FAILURES, SHORT, ended
 from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, Worker, backoff
 from sockd.master.upkeep import share
 
@@ -803,6 +803,59 @@ class TestReload:
         gaps = [round(b - a) for a, b in itertools.pairwise(launches)]
         assert gaps == [2, 4, 8, 16, 30, 30, 30]
         assert set(world.states().values()) == {"ready"}
+
+
+class TestGivingUp:
+    """Where no service manager is."""
+
+    def world(self) -> World:
+        world = World(Plan(workers=1))
+        world.fleet = Fleet(64, gives_up=True)
+        return world.boot()
+
+    def fail(self, world: World, serial: int) -> int:
+        """One worker dies at boot; the next one's number."""
+        worker = WorkerId(1, serial)
+        world.tell(Words(worker, "no database", "Traceback"))
+        decisions = world.die(1, serial, STATUS_3) + world.wait(LONGEST_HOLD)
+        spawned = [one.worker for one in decisions if isinstance(one, Spawn)]
+        if spawned:
+            world.tell(Spawned(spawned[0], 1000 + spawned[0].serial))
+        return spawned[0].serial if spawned else 0
+
+    def test_after_failures_in_a_row_with_the_last_ones_words(self):
+        world = self.world()
+        serial = self.fail(world, 1)  # which was ready before, so that was no boot
+        for _ in range(MOST_FAILURES - 1):
+            serial = self.fail(world, serial)
+            assert serial
+        assert self.fail(world, serial) == 0
+        world.die(1)
+        assert world.exit
+        assert world.exit.code == 70
+        assert "no worker boots, after 8 attempts: worker 1.9 exited with status 3: no" in (
+            world.exit.message
+        )
+        assert world.exit.detail == "Traceback"
+
+    def test_not_while_one_serves(self):
+        world = self.world()
+        world.tell(Resize(1))
+        serial = 2
+        world.tell(Spawned(WorkerId(1, 2), 1002))
+        for _ in range(3 * MOST_FAILURES):
+            serial = self.fail(world, serial)
+            assert serial
+
+    def test_when_no_fork_server_comes_up(self):
+        world = self.world()
+        world.launch_error = "half-deployed"
+        world.die(1)
+        world.die(1, 1)
+        world.wait(20 * LONGEST_HOLD)
+        assert world.exit
+        assert world.exit.code == 70
+        assert "half-deployed" in world.exit.message
 
 
 class TestStop:

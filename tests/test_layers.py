@@ -18,6 +18,7 @@ LAYERS = {
     "sockd.errors": 1,
     "sockd.linux": 2,
     "sockd.memory": 2,
+    "sockd.identity": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
     "sockd.config": 3,

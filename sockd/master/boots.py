@@ -23,6 +23,8 @@ from sockd.master.events import (
     Serve,
     ServerClosed,
     Unshareable,
+    Words,
+    WorkerId,
 )
 from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, SHORT, Handover
 from sockd.master.states import G, Generation, Hold, S, W
@@ -102,6 +104,8 @@ class GenerationRules(WorkerRules):
         self._say(ERR, f"{whole}; generation {self.live.number} serves on", generation, detail)
         if self.live.server is S.GONE:
             self._relaunch.failed(generation.born, now)
+            self._boots.failed(generation.born, now)
+            self._last_death = Words(WorkerId(generation.number, 0), whole, detail)
         if generation.asked:
             self.reloads_failed += 1
             self._do(Announce("ready"))
@@ -112,6 +116,7 @@ class GenerationRules(WorkerRules):
         generation.change("promoted")
         generation.deadline = None
         generation.live_at = now
+        self._boots.succeeded()
         old, self.live, self.candidate = self.live, generation, None
         self.served = generation.number
         for worker in generation.in_state(W.READY):

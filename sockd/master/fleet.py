@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from sockd.journal import NOTICE, WARNING
+from sockd.errors import INTERNAL
+from sockd.journal import ERR, NOTICE, WARNING
 from sockd.master.events import (
     Announce,
     Decision,
@@ -37,7 +38,7 @@ from sockd.master.events import (
     Unshareable,
     Words,
 )
-from sockd.master.roster import MOST_WORKERS, ended
+from sockd.master.roster import MOST_FAILURES, MOST_WORKERS, ended
 from sockd.master.states import LONGEST_HOLD, G, S, W
 from sockd.master.upkeep import UpkeepRules
 
@@ -47,8 +48,10 @@ JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGST
 class Fleet(UpkeepRules):
     """Every generation and worker, and what to do next about them."""
 
-    def __init__(self, slots: int, longest_hold: float = LONGEST_HOLD) -> None:
-        super().__init__(slots, longest_hold)
+    def __init__(
+        self, slots: int, longest_hold: float = LONGEST_HOLD, *, gives_up: bool = False
+    ) -> None:
+        super().__init__(slots, longest_hold, gives_up=gives_up)
         # One event kind, one rule.
         self._rules: dict[type, Callable[..., None]] = {
             Start: self._start,
@@ -127,6 +130,18 @@ class Fleet(UpkeepRules):
         else:
             self._queued = tokens
 
+    def _settle_failures(self, now: float) -> None:
+        """Without a service manager, somebody has to be told."""
+        live = self.live
+        if live is None or not self.gives_up or live.in_state(W.READY):
+            return
+        failures = max(live.boots.failures, self._boots.failures)
+        if failures >= MOST_FAILURES:
+            message = f"no worker boots, after {failures} attempts: {self._last_death.message}"
+            self._gave_up = Exit(INTERNAL, message, self._last_death.detail)
+            self._say(ERR, "giving up", live)
+            self._stop(Stop(quick=True), now)
+
     def _end_idle(self, now: float) -> None:
         self._stop(Stop(idle=True), now)
 
@@ -169,7 +184,7 @@ class Fleet(UpkeepRules):
             if event.token is not None:
                 self._do(Reply(event.token, False, None, why, ""))
             return
-        live.wanted = min(MOST_WORKERS, max(1, live.wanted + event.by))
+        live.wanted = min(MOST_FAILURES, MOST_WORKERS, max(1, live.wanted + event.by))
         self._say(
             NOTICE, f"{live.wanted} {'worker' if live.wanted == 1 else 'workers'} wanted", live
         )
@@ -185,7 +200,7 @@ class Fleet(UpkeepRules):
             if len(live.in_state(W.READY)) == live.wanted:
                 self._do(Reply(token, True, live.number, "", ""))
             elif live.hold.failures > failures:
-                self._do(Reply(token, False, live.number, self._last_death, ""))
+                self._do(Reply(token, False, live.number, self._last_death.message, ""))
             else:
                 continue
             self._resizing.remove(one)
@@ -243,6 +258,7 @@ class Fleet(UpkeepRules):
             self._begin([], False, now)
         self._settle_reload(now)
         self._settle_upkeep(now)
+        self._settle_failures(now)
         for generation in list(self.generations.values()):
             if self._spawn_needed(generation) and generation.hold.until <= now:
                 self._spawn(generation, now)
@@ -261,7 +277,9 @@ class Fleet(UpkeepRules):
             self.exited = True
             for token in self._queued or []:
                 self._do(Reply(token, False, None, "the service failed to start", ""))
-            if self.stopping:
+            if self._gave_up:
+                self._do(self._gave_up)
+            elif self.stopping:
                 self._say(NOTICE, "stopped")
                 self._do(Exit(0, "", ""))
             elif self._failure:

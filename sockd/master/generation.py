@@ -16,6 +16,7 @@ from sockd import memory
 from sockd.activation import Listener
 from sockd.config import Config
 from sockd.errors import AppError, ConfigError
+from sockd.identity import Identity, find
 from sockd.loader import bounded
 from sockd.master import capacity, cgroup
 from sockd.master.events import (
@@ -61,9 +62,29 @@ def plan(settings: Settings, activated: bool) -> Plan:
     return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
 
 
-def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
-    """The application's: the service's own, then `app.env_file`, then `app.env`."""
+def identity_of(settings: Settings) -> Identity | None:
+    """Whom the application is to run as, if that is somebody else. ConfigError."""
+    process = settings.process
+    if not process.user:
+        return None
+    try:
+        found = find(process.user, process.group)
+    except KeyError as error:
+        raise ConfigError(f"process: {error.args[0]}") from None
+    if found.uid == os.geteuid() and found.gid == os.getegid():
+        return None
+    if os.geteuid() != 0:
+        raise ConfigError(f"process.user: only root can become {process.user}")
+    return found
+
+
+def environment(
+    config: Config, environ: Mapping[str, str], identity: Identity | None = None
+) -> dict[str, str]:
+    """The application's: the service's own, the user's, then `app.env_file`, then `app.env`."""
     made = {k: v for k, v in environ.items() if not NOT_FOR_THE_APP.fullmatch(k)}
+    if identity:
+        made.update(identity.variables())
     app = config.settings.app
     if app.env_file:
         made.update(read_env_file(Path(app.env_file)))
@@ -142,6 +163,7 @@ class ForkServer:
         """Start it; without `preload` it leaves the import to its workers. `activated`: somebody
         else holds the listening sockets too. ConfigError, AppError."""
         settings = config.settings
+        who = identity_of(settings)
         self.generation = generation
         self.config = config
         self.plan = plan(settings, activated)
@@ -154,6 +176,7 @@ class ForkServer:
                 os.getpid(),
                 resolve(settings.app.directory),
                 preload,
+                who,
                 settings,
                 [(listener.name, listener.address) for listener in listeners],
             )
@@ -161,7 +184,7 @@ class ForkServer:
             fds = [listener.socket.fileno() for listener in listeners]
             messages.send(self.control, spec.message(), [self._dump, board, *fds])
             self.pid = self._exec(
-                interpreter(settings.app.venv), environment(config, os.environ), theirs
+                interpreter(settings.app.venv), environment(config, os.environ, who), theirs
             )
         except BaseException:
             self.close()

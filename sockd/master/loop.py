@@ -24,7 +24,7 @@ from sockd import activation, journal, linux, memory, stdio
 from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config, waiting
-from sockd.errors import AppError, SockdError
+from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
 from sockd.master import report
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Client, Control, Refused, socket_path
@@ -68,7 +68,7 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
-from sockd.master.orphans import end_orphans
+from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.states import LONGEST_HOLD, W
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
@@ -135,12 +135,14 @@ class Master:
         self.adopted = bool(self.listeners)
         keep_descriptors()
         self.board = Board.create(SLOTS)
-        self.fleet = Fleet(SLOTS, longest_hold)
+        self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
         self.servers: dict[int, ForkServer] = {}
-        self.sessions: set[int] = set()  # of all fork servers
+        self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
+        self.orphans = Orphans(self.sessions)
+        self.look_for_orphans = False
         self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
@@ -185,9 +187,11 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
-        end_orphans(self.sessions)
+        end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
+            if self.exit.code == INTERNAL:
+                raise GivenUp(self.exit.message, detail=self.exit.detail)
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
         return 0
 
@@ -203,7 +207,8 @@ class Master:
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
-        due = [self.notifier.turn(now, well), deadline]
+        self._look_for_orphans()
+        due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -261,6 +266,14 @@ class Master:
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             why = self.oom.explain(time.monotonic()) if killed else ""
             self.events.append(Exited(pid, status, why))
+
+    def _look_for_orphans(self) -> None:
+        """After a worker's end, once every child of the master's own is known to be that."""
+        workers = [lifeline.pid for lifeline in self.lifelines.values()]
+        if self.look_for_orphans and None not in workers:
+            self.look_for_orphans = False
+            servers = {server.pid for server in self.servers.values()}
+            self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
 
@@ -339,7 +352,7 @@ class Master:
             return
         self.boot_error = None
         self.servers[generation] = server
-        self.sessions.add(server.pid)
+        self.sessions[server.pid] = generation
         self.selector.register(
             server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
         )
@@ -376,7 +389,9 @@ class Master:
     def _forget(self, decision: Forget) -> None:
         if decision.generation in self.servers:
             self._close_server(CloseServer(decision.generation))
-            self.servers.pop(decision.generation).close()
+            server = self.servers.pop(decision.generation)
+            server.close()
+            self.orphans.end(server.pid, time.monotonic())
 
     # A worker.
 
@@ -436,6 +451,7 @@ class Master:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
             self.board.clear(lifeline.slot)
+            self.look_for_orphans = True
 
     def _measure(self, decision: Measure) -> None:
         assert self.fleet.live

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sockd.master.events import Decision, Exit, Exited, Note, WorkerId
+from sockd.master.events import Decision, Exit, Exited, Note, Words, WorkerId
 from sockd.master.states import LONGEST_HOLD, Generation, Hold, Worker
 
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
@@ -18,6 +18,7 @@ ABANDON = 10.0  # a killed process that is not gone by then hangs in the kernel
 DUMP = 0.5  # for a process that is stuck to write its stack
 LIVED = 5.0  # a worker that was ready for so long did not fail at boot
 MOST_WORKERS = 512
+MOST_FAILURES = 8  # boots that fail in a row until it gives up: a minute, with the back-off
 
 LATE = "still busy after the drain time of {:g} s"
 
@@ -34,8 +35,12 @@ class Handover:
 class Roster:
     """Every generation and worker, and the decisions made so far about them."""
 
-    def __init__(self, slots: int, longest_hold: float = LONGEST_HOLD) -> None:
-        """`slots` is how many workers there can be at once; `longest_hold` bounds the back-off."""
+    def __init__(
+        self, slots: int, longest_hold: float = LONGEST_HOLD, *, gives_up: bool = False
+    ) -> None:
+        """`slots` is how many workers there can be at once; `longest_hold` bounds the back-off.
+        A fleet that `gives_up` ends when no worker is left and none boots."""
+        self.gives_up = gives_up
         self.longest_hold = longest_hold
         self.generations: dict[int, Generation] = {}
         self.live: Generation | None = None
@@ -50,8 +55,10 @@ class Roster:
         self.last_error: str | None = None
         self.respawns = 0
         self._resizing: list[tuple[object, int]] = []  # who waits for that, failures until then
-        self._last_death = ""
+        self._last_death = Words(WorkerId(0, 0), "")
         self._heaviest = 0  # bytes of the largest worker, when they were looked at last
+        self._boots = Hold()  # of generations that are to replace one without a fork server
+        self._gave_up: Exit | None = None
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
         self._start_at: float | None = None

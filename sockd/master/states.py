@@ -142,6 +142,7 @@ class Generation:
     dumping: bool = False
     left: bool = False  # something that workers cannot share
     live_at: float = 0.0
+    boots: Hold = field(default_factory=Hold)  # of its workers that died before they were ready
     weighed: bool = False  # its first worker was, which says how many there is room for
     recycled: WorkerId | None = None  # being replaced
 

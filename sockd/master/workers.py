@@ -81,6 +81,7 @@ class WorkerRules(Roster):
             return
         worker.change("ready")
         worker.ready_at = now
+        generation.boots.succeeded()
         worker.deadline = None
         if generation.plan.room and not generation.weighed:
             self._make_room(generation, event)
@@ -158,11 +159,13 @@ class WorkerRules(Roster):
             self._fail(generation, f"worker {worker.id} {how} while it booted", detail, now)
             return
         self.respawns += 1
-        self._last_death = f"worker {worker.id} {how}"
+        self._last_death = Words(worker.id, f"worker {worker.id} {how}", detail)
         if worker.ready_at is not None and now - worker.ready_at >= LIVED:
             generation.hold.succeeded()
         else:
             generation.hold.failed(worker.born, now)
+        if worker.ready_at is None:
+            generation.boots.failed(worker.born, now)
 
     def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""

@@ -43,6 +43,7 @@ def main(fd: int) -> None:
     if os.getppid() != spec.master:
         os._exit(0)  # it died before it could be asked for
     server = ForkServer(control, spec, descriptors)
+    server.become()
     server.load()
     server.run()
 
@@ -58,6 +59,25 @@ class ForkServer:
         self.listeners = [socket.socket(fileno=move(fd)) for fd in listeners]
         self.app: Application | None = None
         self.app_handlers: dict[int, Any] = {}
+
+    def become(self) -> None:
+        """Whom the application runs as, for good."""
+        spec = self.spec
+        if spec.settings.process.umask is not None:
+            os.umask(spec.settings.process.umask)
+        if spec.identity is None:
+            return
+        try:
+            spec.identity.assume()
+        except OSError as error:
+            who = spec.identity.name or f"uid {spec.identity.uid}"
+            self._give_up(
+                f"cannot become {who}: {error.strerror}", "", Guard([self.control.fileno()])
+            )
+        # A change of credentials takes that away, prctl(2).
+        linux.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != spec.master:
+            os._exit(0)
 
     def load(self) -> None:
         """Import the application, if workers are to share it, and tell the master how that went;

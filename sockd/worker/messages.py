@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
@@ -45,7 +46,8 @@ class Spec:
     """All that a fork server needs to know to become generation `generation` of service `name`.
 
     `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
-    Without `preload` each worker imports the application for itself.
+    Without `preload` each worker imports the application for itself. The fork server becomes
+    `identity`, if there is one, before it imports.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Spec:
     master: int  # pid
     directory: str
     preload: bool
+    identity: Identity | None
     settings: Settings
     listeners: list[tuple[str, str]]
 
@@ -64,6 +67,7 @@ class Spec:
         return cls(
             **{
                 **message,
+                "identity": message["identity"] and Identity(**message["identity"]),
                 "settings": _rebuild(Settings, message["settings"]),
                 "listeners": [(name, address) for name, address in message["listeners"]],
             }

@@ -596,7 +596,7 @@ class TestClosedStdio:
         assert service.stop() == 0
 
 
-def test_fork_server_and_workers_killed_at_random(service: Service):
+def test_fork_server_and_workers_killed_at_random(service: Service, manager: Manager):
     service.longest_hold = 0.1
     service.start().ready()
     until = time.monotonic() + 5
