@@ -81,7 +81,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.runtime_dir is not None:
         os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
-    return serve(_loader(options))
+    return serve(_loader(options), watch=options.reload)
 
 
 def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
@@ -299,9 +299,15 @@ def _add_serve(commands: Commands) -> None:
         "Takes over the sockets that systemd passes, else listens on --bind.",
         ("sockd serve shop", "the service that /etc/sockd/shop.toml describes"),
         ("sockd serve hello:app --bind :8080 --workers 2", "no configuration needed"),
+        ("sockd serve hello:app --reload", "while you write it"),
         ("sockd serve 'shop.web:create_app()' --dir /srv/shop --venv /srv/shop/venv", "a factory"),
     )
     _add_configuration(serve, "127.0.0.1:8000")
+    serve.add_argument(
+        "--reload",
+        action="store_true",
+        help="reload when a file of the application or the configuration changes (development)",
+    )
     serve.add_argument(
         "--runtime-dir", metavar="DIR", type=_path, help="where control.sock is made"
     )

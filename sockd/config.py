@@ -97,6 +97,11 @@ def load(
     return Config(name or "app", path, settings, MappingProxyType(reader.sources))
 
 
+def sources_of(config: Config) -> list[Path]:
+    """The files that were read for it."""
+    return [config.path, *_drop_ins(config.path)] if config.path else []
+
+
 def waiting(before: Config, after: Config) -> list[str]:
     """One sentence for each way in which settings that have changed take effect, if a reload is
     not it."""

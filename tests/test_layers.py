@@ -30,6 +30,7 @@ LAYERS = {
     "sockd.loader": 3,
     "sockd.client": 4,
     "sockd.status": 4,
+    "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,
     "sockd.master": 7,
@@ -43,6 +44,7 @@ PACKAGES = {"sockd.http", "sockd.worker", "sockd.master", "sockd.units"}  # one 
 THIRD_PARTY = {"jinja2", "systemd", "sdnotify"}
 ALLOWED = {
     "sockd.units": {"jinja2"},
+    "sockd.watch": {"watchfiles"},  # where it is installed
     "sockd.activation": {"systemd"},
     "sockd.notify": {"systemd", "sdnotify"},
     "sockd.master": {"systemd", "sdnotify"},

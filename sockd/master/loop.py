@@ -70,6 +70,7 @@ from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.states import LONGEST_HOLD, W
+from sockd.master.watcher import Watcher, watched
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -88,15 +89,18 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
 }
 
 
-def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> int:
-    """Run the service until it is stopped; 0. `load` is called for each generation;
-    `longest_hold` (seconds) bounds the back-off of workers that die at boot.
+def serve(
+    load: Callable[[], Config], *, watch: bool = False, longest_hold: float = LONGEST_HOLD
+) -> int:
+    """Run the service until it is stopped; 0. `load` is called for each generation; `watch` has
+    it reload when a file changes; `longest_hold` (seconds) bounds the back-off of workers that die
+    at boot.
 
     SockdError: it could not start; AppError: the application could not, with its traceback as
     the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
     stdio.fill()
-    master = Master(load, longest_hold)
+    master = Master(load, longest_hold, watch)
     try:
         return master.run()
     except SockdError as error:
@@ -119,7 +123,7 @@ def keep_descriptors() -> None:
 
 
 class Master:
-    def __init__(self, load: Callable[[], Config], longest_hold: float) -> None:
+    def __init__(self, load: Callable[[], Config], longest_hold: float, watch: bool) -> None:
         self.started = time.monotonic()
         self.load = load
         self.config: Config | None = None
@@ -139,6 +143,8 @@ class Master:
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
+        self.watch = watch
+        self.watcher: Watcher | None = None
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -187,6 +193,7 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        self._end_watcher()
         end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
@@ -222,6 +229,7 @@ class Master:
     def close(self) -> None:
         """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
         signal.set_wakeup_fd(-1)
+        self._end_watcher()
         if self.control:
             self.control.close()
         for server in self.servers.values():
@@ -273,6 +281,7 @@ class Master:
         if self.look_for_orphans and None not in workers:
             self.look_for_orphans = False
             servers = {server.pid for server in self.servers.values()}
+            servers |= {self.watcher.pid} if self.watcher else set()
             self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
@@ -296,9 +305,37 @@ class Master:
         if config.settings.timeouts.idle_exit and not self.adopted:
             text = "timeouts.idle_exit has no effect: systemd does not hold the sockets"
             journal.log(journal.WARNING, text)
+        if self.watch:
+            self._watch_files(config)
         for sentence in self._waiting():
             journal.log(journal.NOTICE, sentence)
         return config
+
+    def _watch_files(self, config: Config) -> None:
+        if self.watcher and self.watcher.watched == watched(config):
+            return
+        self._end_watcher()
+        try:
+            watcher = self.watcher = Watcher(config)
+        except OSError as error:
+            journal.log(journal.WARNING, f"cannot watch files: {error.strerror}")
+            return
+        self.selector.register(watcher.fd, selectors.EVENT_READ, lambda: self._changed(watcher))
+
+    def _changed(self, watcher: Watcher) -> None:
+        changed = watcher.changed()
+        if changed is None:
+            journal.log(journal.WARNING, "the process that watches files has ended")
+            self._end_watcher()
+        elif changed:
+            journal.log(journal.NOTICE, f"{changed} changed")
+            self.events.append(Reload())
+
+    def _end_watcher(self) -> None:
+        if self.watcher:
+            self.selector.unregister(self.watcher.fd)
+            self.watcher.close()
+            self.watcher = None
 
     def _waiting(self) -> list[str]:
         """What has changed and waits for more than a reload."""

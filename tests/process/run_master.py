@@ -21,6 +21,7 @@ if __name__ == "__main__":
                 overrides=asked["settings"],
             ),
             longest_hold=asked["longest_hold"],
+            watch=asked["watch"],
         )
     except SockdError as error:
         journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
