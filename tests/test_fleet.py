@@ -58,7 +58,18 @@ from sockd.master.events import (
 )
 from sockd.master.fleet import JUMP, Fleet
 from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, MOST_FAILURES, SHORT, ended
-from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, Worker, backoff
+from sockd.master.states import (
+    GENERATION,
+    LONGEST_HOLD,
+    SERVER,
+    WORKER,
+    G,
+    Hold,
+    S,
+    W,
+    Worker,
+    backoff,
+)
 from sockd.master.upkeep import share
 
 KILLED = signal.SIGKILL  # a wait(2) status
@@ -313,6 +324,13 @@ class TestWorkers:
         for serial in range(1, 9):
             world.die(1, serial)
         assert world.fleet.generations[1].hold.failures == 1
+
+    def test_attempts_that_overlap_are_attempts_all_the_same(self):
+        """Each begins before the one before it has failed, and after the one before that."""
+        hold = Hold()
+        for n in range(10):
+            hold.failed(n - 1.0, float(n) + 0.5)
+        assert hold.failures >= 4
 
     def test_an_exit_that_comes_before_the_pid_is_known_is_matched(self):
         world = World().boot()

@@ -91,15 +91,16 @@ class Hold:
 
     longest: float = LONGEST_HOLD
     failures: int = 0
-    failed_at: float = float("-inf")
+    counted_at: float = float("-inf")
     until: float = float("-inf")
 
     def failed(self, began: float, now: float) -> None:
-        """An attempt that began then has failed. Those that were under way when another one
-        failed are the same failure: eight workers that die together are no eight attempts."""
-        if began >= self.failed_at:
+        """An attempt that began then has failed. Those that were under way when the one that
+        counts failed are the same failure: eight workers that die together are no eight
+        attempts."""
+        if began >= self.counted_at:
             self.failures += 1
-        self.failed_at = now
+            self.counted_at = now
         self.until = now + backoff(self.failures, self.longest)
 
     def succeeded(self) -> None:

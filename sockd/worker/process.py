@@ -177,7 +177,7 @@ class Worker:
             self._run_hook("on_drain")
 
     def _on_term(self, number: int, frame: object) -> None:
-        self._drain(self.spec.settings.timeouts.drain, close_idle=True)
+        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
 
     def _on_quit(self, number: int, frame: object) -> None:
         self._stop()
