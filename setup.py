@@ -24,6 +24,7 @@ MODULES = {
     "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.forks": "sockd/http/forks.pyx",
     "sockd.http.connections": "sockd/http/connections.pyx",
+    "sockd.http.stream": "sockd/http/stream.pyx",
     "sockd.http.health": "sockd/http/health.pyx",
     "sockd.http.helper": "sockd/http/helper.pyx",
     "sockd.http.listening": "sockd/http/listening.pyx",

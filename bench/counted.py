@@ -15,6 +15,8 @@ fd, target = sys.argv[1:]
 sys.path[0] = ""
 module, _, name = target.partition(":")
 app = getattr(importlib.import_module(module), name)
-loop = Loop(WSGIHandler(app), [socket.socket(fileno=int(fd))], Settings(), Board.create(1), 0)
+settings = Settings()
+listener = socket.socket(fileno=int(fd))
+loop = Loop(WSGIHandler(app, settings), [listener], settings, Board.create(1), 0)
 loop.watch(0, loop.stop)
 loop.run()

@@ -291,6 +291,11 @@ class App:
         "what each worker is asked before it serves: paths, or URLs where the name matters",
     )
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
+    root_path: str = option(
+        PATH,
+        "",
+        "path below which the application lives, its SCRIPT_NAME; a proxy may have taken it away",
+    )
     env_file: str = option(TEXT, "", "file of NAME=value lines, read at each reload")
 
 
@@ -300,6 +305,14 @@ class Server:
         PATH,
         "",
         "path that answers health checks without the application, 503 while draining; empty: none",
+    )
+    stream_body: bool = option(
+        FLAG,
+        False,
+        "call the application when the head is read, and let it read the body as it comes",
+    )
+    early_hints: bool = option(
+        FLAG, False, "give applications `wsgi.early_hints` (103; nginx must be 1.29 or newer)"
     )
     trusted: tuple[str, ...] = option(
         PEERS,
@@ -350,6 +363,12 @@ class Limits:
     header_field: int = option(HEAD_SIZE, "8KiB", "one header field line (431)")
     headers: int = option(COUNT, 100, "header fields in a request (431)")
     head: int = option(HEAD_SIZE, "64KiB", "whole request head (431)")
+    queue_time: float = option(
+        DURATION,
+        "0s",
+        "a request that waited longer gets 503 with Retry-After; X-Request-Start of trusted peers "
+        "counts; 0: no limit",
+    )
     connections: int = option(COUNT, 4096, "open connections of one worker")
     backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
 

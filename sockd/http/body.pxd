@@ -39,8 +39,10 @@ cdef struct Body:
     size_t size
     size_t capacity
     int fd  # in a file without a name, else -1
+    bint streamed  # its data is taken away as it comes, and never goes to a file
 
 cdef Body* body_new(bint chunked, int64_t length, int64_t limit) noexcept nogil
 cdef void body_free(Body* body) noexcept nogil
 cdef int64_t body_feed(Body* body, const char* data, size_t size, const Limits* limits) noexcept nogil
+cdef void body_release(Body* body) noexcept nogil
 cdef object body_take(Body* body)

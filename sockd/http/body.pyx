@@ -2,7 +2,8 @@
 """Request bodies: framing by Content-Length or chunked (RFC 9112 6, 7.1), and where they are kept.
 
 The framing is a state machine over bytes, so a split changes nothing. Data stays in memory up to
-1 MiB; beyond that it goes to a file without a name in /var/tmp (/tmp is memory on Debian 13).
+1 MiB, or 16 KiB when those of all connections have 64 MiB; beyond that it goes to a file without a
+name in /var/tmp (/tmp is memory on Debian 13).
 """
 
 import io
@@ -50,10 +51,16 @@ cdef extern from "unistd.h" nogil:
 
 cdef enum:
     IN_MEMORY = 1 << 20
+    ALL_IN_MEMORY = 64 << 20
+    # What a body may have in memory in any case; a file gets its data in pieces of that size, since
+    # chunks may be of one byte.
+    BLOCK = 16384
     # A sender may spend this many bytes of chunk framing beyond 16 and twice the data of a chunk.
     FRAMING_ALLOWANCE = 16384
 
 cdef const char* SPOOL_DIRECTORY = b"/var/tmp"
+
+cdef size_t in_memory = 0  # bytes, of all bodies of this process
 
 
 cdef Body* body_new(bint chunked, int64_t length, int64_t limit) noexcept nogil:
@@ -74,10 +81,27 @@ cdef Body* body_new(bint chunked, int64_t length, int64_t limit) noexcept nogil:
 
 cdef void body_free(Body* body) noexcept nogil:
     if body != NULL:
-        free(body.data)
+        _drop_data(body)
         if body.fd >= 0:
             close(body.fd)
         free(body)
+
+
+cdef void _drop_data(Body* body) noexcept nogil:
+    global in_memory
+    in_memory -= body.size
+    free(body.data)
+    body.data = NULL
+    body.size = body.capacity = 0
+
+
+cdef bint _reserve(Body* body, size_t capacity) noexcept nogil:
+    cdef char* grown = <char*>realloc(body.data, capacity)
+    if grown == NULL:
+        return False
+    body.data = grown
+    body.capacity = capacity
+    return True
 
 
 cdef bint _write_all(int fd, const char* data, size_t size) noexcept nogil:
@@ -93,33 +117,49 @@ cdef bint _write_all(int fd, const char* data, size_t size) noexcept nogil:
     return True
 
 
+cdef bint _flush(Body* body) noexcept nogil:
+    global in_memory
+    cdef size_t size = body.size
+    in_memory -= size
+    body.size = 0
+    return _write_all(body.fd, body.data, size)
+
+
 cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
+    global in_memory
+    cdef size_t needed = body.size + size
     cdef size_t capacity
-    cdef char* grown
     body.received += size
-    if body.fd < 0 and body.size + size > IN_MEMORY:
-        body.fd = open(SPOOL_DIRECTORY, O_RDWR | O_TMPFILE | O_CLOEXEC, 0o600)
-        if body.fd < 0 or not _write_all(body.fd, body.data, body.size):
-            return -SPOOL_FAILED
-        free(body.data)
-        body.data = NULL
-        body.size = body.capacity = 0
     if body.fd >= 0:
-        return 0 if _write_all(body.fd, data, size) else -SPOOL_FAILED
-    if body.size + size > body.capacity:
+        if needed > BLOCK:
+            if not _flush(body):
+                return -SPOOL_FAILED
+            if size > BLOCK:
+                return 0 if _write_all(body.fd, data, size) else -SPOOL_FAILED
+    elif not body.streamed and (
+        needed > IN_MEMORY or (needed > BLOCK and in_memory + size > ALL_IN_MEMORY)
+    ):
+        return _keep_in_file(body, data, size)
+    elif needed > body.capacity:
         capacity = body.capacity * 2 if body.capacity else 4096
         if body.length > 0 and body.length <= IN_MEMORY and body.length > <int64_t>capacity:
             capacity = <size_t>body.length
-        while capacity < body.size + size:
+        while capacity < needed:
             capacity *= 2
-        grown = <char*>realloc(body.data, capacity)
-        if grown == NULL:
+        if not _reserve(body, capacity):
             return -SPOOL_FAILED
-        body.data = grown
-        body.capacity = capacity
     memcpy(body.data + body.size, data, size)
     body.size += size
+    in_memory += size
     return 0
+
+
+cdef int _keep_in_file(Body* body, const char* data, size_t size) noexcept nogil:
+    body.fd = open(SPOOL_DIRECTORY, O_RDWR | O_TMPFILE | O_CLOEXEC, 0o600)
+    if body.fd < 0 or not _flush(body) or not _write_all(body.fd, data, size):
+        return -SPOOL_FAILED
+    _drop_data(body)
+    return 0 if _reserve(body, BLOCK) else -SPOOL_FAILED
 
 
 cdef inline int _hex_value(char byte) noexcept nogil:
@@ -157,6 +197,8 @@ cdef int64_t body_feed(
             if verdict:
                 return verdict
             at += 1
+    if body.phase == COMPLETE and body.fd >= 0 and not _flush(body):
+        return -SPOOL_FAILED
     return <int64_t>at
 
 
@@ -301,14 +343,21 @@ cdef int _trailer(Body* body, char byte, const Limits* limits) noexcept nogil:
     return 0
 
 
+cdef void body_release(Body* body) noexcept nogil:
+    """All data so far has been read and is not needed any more."""
+    global in_memory
+    in_memory -= body.size
+    body.size = 0
+
+
 cdef object body_take(Body* body):
     """The complete body as a binary file at its start; the file owns the data from here on."""
     if body.fd < 0:
         return io.BytesIO(PyBytes_FromStringAndSize(body.data, body.size))
-    fd = body.fd
+    os.lseek(body.fd, 0, os.SEEK_SET)
+    raw = io.FileIO(body.fd, "rb")
     body.fd = -1
-    os.lseek(fd, 0, os.SEEK_SET)
-    return os.fdopen(fd, "rb")
+    return io.BufferedReader(raw)
 
 
 cdef class BodyReader:

@@ -53,8 +53,10 @@ cdef struct Connection:
     uint32_t interest
     uint32_t served
     uint32_t progress
+    uint64_t arrived_usec  # when a request was read that waits in `input`; 0: none does
     bint late  # the helper has refused its head
     bint taken  # the helper has accepted it
+    bint done_asking  # its peer announced that this is its last request, and nothing came behind it
     Buffer input
     Head* head
     Body* body
@@ -90,6 +92,7 @@ cdef inline uint64_t tagged(uint64_t number, Tag tag) noexcept nogil:
 
 
 cdef uint64_t monotonic_usec() noexcept nogil
+cdef uint64_t realtime_usec() noexcept nogil
 cdef Connection* connection_new(
     Connections* all, int fd, int listener, const sockaddr_in6* address) noexcept nogil
 cdef void enter(Connections* all, Connection* c, int state) noexcept nogil

@@ -45,12 +45,21 @@ cdef extern from "time.h" nogil:
         long tv_nsec
     int clock_gettime(int clock, timespec* value)
     int CLOCK_MONOTONIC
+    int CLOCK_REALTIME
+
+
+cdef inline uint64_t _usec(int clock) noexcept nogil:
+    cdef timespec value
+    clock_gettime(clock, &value)
+    return <uint64_t>value.tv_sec * 1000000 + value.tv_nsec // 1000
 
 
 cdef uint64_t monotonic_usec() noexcept nogil:
-    cdef timespec value
-    clock_gettime(CLOCK_MONOTONIC, &value)
-    return <uint64_t>value.tv_sec * 1000000 + value.tv_nsec // 1000
+    return _usec(CLOCK_MONOTONIC)
+
+
+cdef uint64_t realtime_usec() noexcept nogil:
+    return _usec(CLOCK_REALTIME)
 
 
 cdef Connection* connection_new(

@@ -1,3 +1,5 @@
+from libc.stdint cimport int64_t
+
 cdef class Trust:
     cdef bint unix_peers
     cdef tuple networks
@@ -15,4 +17,5 @@ cdef class Origin:
 
 cpdef Origin from_x_headers(str client, str scheme, str host, str port, Trust trust)
 cpdef Origin from_forwarded(str value, Trust trust)
+cpdef int64_t queued_usec(str value, int64_t now_usec)
 cpdef tuple split_host(str host)

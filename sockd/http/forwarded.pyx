@@ -8,11 +8,14 @@ is the client; what stands before it anybody may have made up.
 import ipaddress
 import re
 
+from libc.stdint cimport int64_t
+
 # RFC 3986 3.2.2 as far as it matters: no byte that would end or begin another part of a URL.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
 # RFC 7239 4: forwarded-pair, value a token or a quoted-string.
 _PAIR = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|"
                    r'"((?:[\t !#-\[\]-~]|\\[\t -~])*)")')
+_START = re.compile(r"(?:t=)?([0-9]{1,20}(?:\.[0-9]{1,9})?)")
 KNOWN = 1024
 
 
@@ -84,6 +87,20 @@ cpdef Origin from_forwarded(str value, Trust trust):
         if not trust.trusts(address):
             break
     return origin
+
+
+cpdef int64_t queued_usec(str value, int64_t now_usec):
+    """How long ago a request came to the proxy by its X-Request-Start: `t=` and seconds with a
+    fraction (nginx's msec), or seconds, milli-, micro- or nanoseconds since the epoch. 0 if that
+    is malformed, in the future, or longer ago than a day."""
+    match = _START.fullmatch(value)
+    if match is None:
+        return 0
+    cdef double start = float(match[1])
+    while start >= 1e11:  # as seconds that is the year 5138
+        start /= 1000
+    cdef double waited = now_usec - start * 1e6
+    return <int64_t>waited if 0 < waited < 86400e6 else 0
 
 
 cpdef tuple split_host(str host):

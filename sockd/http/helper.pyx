@@ -44,7 +44,7 @@ from sockd.http.connections cimport (
     want,
 )
 from sockd.http.health cimport health_answer, health_asked
-from sockd.http.parser cimport parse_head
+from sockd.http.parser cimport head_begun, parse_head
 
 cdef extern from "poll.h" nogil:
     cdef struct pollfd:
@@ -319,11 +319,12 @@ cdef int _read(Helper* helper, Connection* c) noexcept nogil:
     while c.input.size:
         size = parse_head(c.head, c.input.data, <uint32_t>c.input.size, &all.limits)
         if size == 0:
-            if c.state != HEAD:
+            if c.state != HEAD and head_begun(c.head, <uint32_t>c.input.size):
                 enter(all, c, HEAD)
             return 0
         if size < 0 or not health_asked(&helper.health, c.head, c.input.data):
             drop_head(all, c)  # the loop parses it again
+            c.arrived_usec = all.now
             want(all, c, EPOLLIN | EPOLLOUT)
             return 0
         if c.taken and helper.taken:

@@ -3,6 +3,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from sockd.board cimport Board, Slot
 from sockd.http.connections cimport LISTENERS, Connection, Connections
 
+cdef enum:
+    # When to try again what failed for want of descriptors or memory.
+    AGAIN_USEC = 200000
+
 # What accept() returns of a listener that gave no connection.
 cdef enum Nothing:
     NONE_WAITING = 0
@@ -19,13 +23,16 @@ cdef class Listening:
     cdef bint alone
     cdef readonly bint on
     cdef uint64_t again
-    cdef uint64_t declined_usec
+    cdef uint64_t left_since
+    cdef uint64_t unshared_until
+    cdef uint64_t of_others
+    cdef int in_vain
     cdef int reach
     cdef uint64_t reach_usec
 
-    cdef int turn(self, bint on) except -1
-    cdef int pause(self, uint64_t usec) except -1
-    cdef int accept(self, int index, Connection** connection) except -3
-    cdef bint leaves_it(self) except -1
+    cdef void turn(self, bint on) noexcept
+    cdef void pause(self, uint64_t usec) noexcept
+    cdef int accept(self, int index, Connection** connection) noexcept
+    cdef bint leaves_it(self) noexcept
     cdef bint _has_its_share(self) noexcept
-    cdef int _watch(self, int index, bint on) except -1
+    cdef bint _watch(self, int index, bint on) noexcept

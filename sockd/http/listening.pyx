@@ -39,12 +39,16 @@ cdef extern from "unistd.h" nogil:
     int close(int fd)
 
 cdef enum:
-    # A worker that has its share leaves a connection to the others for this long,
+    # A worker that has its share looks again this often whether another has taken the connection,
     LEFT_USEC = 1000
-    # but not longer than this in a row: those others may be stuck,
+    # and takes it after this long: the others may be stuck.
     LEFT_MOST_USEC = 8000
-    # and then takes what comes for this long.
+    # When that has happened so often and they have taken nothing meanwhile, they are stuck: then
+    # all that comes is taken for a while, and one more is left to them after that.
+    LEFT_IN_VAIN = 8
     UNSHARED_USEC = 100000
+    # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
+    SHORT_USEC = 20000
     REACH_USEC = 100000
 
 
@@ -66,32 +70,32 @@ cdef class Listening:
         self.threads = settings.threads
         self.alone = settings.workers == 1
 
-    cdef int turn(self, bint on) except -1:
-        """Take the listeners into epoll, or out (an exclusive entry cannot be modified)."""
+    cdef void turn(self, bint on) noexcept:
+        """Take the listeners into epoll, or out (an exclusive entry cannot be modified). Without
+        memory for that they are out, and tried again."""
         cdef int index
         self.again = 0
         if on == self.on:
-            return 0
-        for index in range(self.count):
-            self._watch(index, on)
+            return
         self.on = on
-        return 0
+        for index in range(self.count):
+            if not self._watch(index, on):
+                self.pause(AGAIN_USEC)
+                return
 
-    cdef int pause(self, uint64_t usec) except -1:
+    cdef void pause(self, uint64_t usec) noexcept:
         self.turn(False)
         self.again = self.all.now + usec
-        return 0
 
-    cdef int _watch(self, int index, bint on) except -1:
+    cdef bint _watch(self, int index, bint on) noexcept:
         cdef epoll_event event
         event.events = EPOLLIN | EPOLLEXCLUSIVE
         event.data.u64 = tagged(index, OF_LISTENER)
-        if epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
-                     self.fds[index], &event) < 0:
-            raise OSError(errno, "cannot watch a listening socket")
-        return 0
+        # Those that were not in are not found when all are taken out.
+        return epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
+                         self.fds[index], &event) == 0 or not on
 
-    cdef int accept(self, int index, Connection** connection) except -3:
+    cdef int accept(self, int index, Connection** connection) noexcept:
         """1 and a connection in state NEW, or one of Nothing."""
         cdef socklen_t size = sizeof(sockaddr_in6)
         cdef sockaddr_in6 address
@@ -112,23 +116,28 @@ cdef class Listening:
             # The kernel wakes the first waiting worker in the order of their registration: the
             # last one to accept goes to the end of that line.
             self._watch(index, False)
-            self._watch(index, True)
+            if not self._watch(index, True):
+                self.pause(AGAIN_USEC)
         return 1
 
-    cdef bint leaves_it(self) except -1:
+    cdef bint leaves_it(self) noexcept:
         """Leave what waits to workers that have fewer connections: they were woken for others of
         the same burst, or will be, and look at this one then."""
         cdef uint64_t now = self.all.now
-        if self.alone or self.all.slot.connections < 2 or not self._has_its_share():
-            self.declined_usec = 0
+        if self.alone or self.all.slot.connections < 2 or now < self.unshared_until:
             return False
-        if self.declined_usec == 0:
-            self.declined_usec = now
-        elif now > self.declined_usec + LEFT_MOST_USEC:
-            if now > self.declined_usec + UNSHARED_USEC:
-                self.declined_usec = now
-            else:
-                return False
+        if not self._has_its_share():
+            self.left_since = 0
+            return False
+        if self.left_since == 0:
+            self.left_since = now
+        elif now > self.left_since + LEFT_MOST_USEC:
+            self.left_since = 0
+            self.in_vain += 1
+            if self.in_vain >= LEFT_IN_VAIN:
+                self.in_vain -= 1
+                self.unshared_until = now + UNSHARED_USEC
+            return False
         self.pause(LEFT_USEC)
         return True
 
@@ -146,11 +155,17 @@ cdef class Listening:
             self.reach = self.board.slots
         for index in range(self.reach):
             slot = self.board.slot(index)
-            if slot.state == READY and (slot.active < self.threads or slot == self.all.slot):
+            if slot.state == READY and (
+                slot.active < self.threads or slot == self.all.slot
+                or slot.request_started_usec + SHORT_USEC > self.all.now
+            ):
                 total += slot.connections
                 workers += 1
             if learning and slot.state:
                 learnt = index + 1
         if learning:
             self.reach = learnt
+        if total - mine != self.of_others:
+            self.of_others = total - mine
+            self.in_vain = 0
         return mine * workers > total + workers // 2

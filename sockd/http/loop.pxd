@@ -29,24 +29,31 @@ cdef class Loop:
     cdef bytes health
     cdef bytes late_head
     cdef int64_t body_limit
+    cdef double stream_timeout  # seconds; 0: bodies are read before the application is called
+    cdef uint64_t queue_limit
     cdef uint32_t connection_limit
     cdef long long date
     cdef char* scratch
     cdef Pool pool
     cdef dict watchers
+    cdef uint64_t full_turns
+    cdef uint64_t asked_usec
     cdef bint stopping
     cdef bint draining
     cdef object drain_wish
     cdef uint64_t drain_deadline
 
     cdef _instruct_helper(self, settings, Board board)
-    cdef _tell_date(self)
+    cdef void _tell_date(self) noexcept
     cdef int _turn(self) except -1
     cdef int _timeout(self)
-    cdef int _expire(self, uint64_t now) except -1
-    cdef int _listen_if_free(self) except -1
-    cdef int _accept(self, int index) except -1
-    cdef bint _shed(self) except -1
+    cdef void _expire(self, uint64_t now) noexcept
+    cdef int _cut(self, Connection* c, str why) except -1
+    cdef void _listen_if_free(self) noexcept
+    cdef bint _accept(self, int index) noexcept
+    cdef bint _make_room(self) noexcept
+    cdef Connection* _longest_idle(self) noexcept
+    cdef void _end_unless_it_asks(self, Connection* c) noexcept
     cdef int _begin_drain(self) except -1
     cdef int _want(self, Connection* c, uint32_t events) except -1
     cdef int _readable(self, Connection* c) except -1
@@ -55,7 +62,10 @@ cdef class Loop:
     cdef int _eof(self, Connection* c) except -1
     cdef int _consume(self, Connection* c, char* data, size_t size) except -1
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2
+    cdef int64_t _begin_stream(
+        self, Connection* c, const char* data, size_t size, bint expects) except -2
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2
+    cdef int _run_with_body(self, Connection* c) except -1
     cdef int _run(self, Connection* c, object body) except -1
     cdef int _drive(self, Connection* c) except -1
     cdef int _await_room(self, Connection* c, uint32_t sent) except -1
@@ -67,6 +77,7 @@ cdef class Loop:
     cdef _note_refusal(self, Connection* c, int verdict)
     cdef int _refuse(self, Connection* c, int verdict) except -1
     cdef int _linger(self, Connection* c) except -1
-    cdef _forget(self, Connection* c)
-    cdef int _close(self, Connection* c) except -1
-    cdef int _broken(self, Connection* c) except -1
+    cdef void _forget(self, Connection* c) noexcept
+    cdef void _close(self, Connection* c) noexcept
+    cdef void _broken(self, Connection* c) noexcept
+    cdef void _report_fault(self) noexcept

@@ -8,8 +8,6 @@ slow client has not read yet never holds the application. `sockd.http.connection
 a connection's states; the native helper (`sockd.http.helper`) stands in while the loop is away.
 """
 
-import os
-import socket
 import sys
 from io import BytesIO
 
@@ -77,17 +75,19 @@ from sockd.http.helper cimport (
     store,
     load,
 )
-from sockd.http.listening cimport NO_ROOM, NONE_WAITING, Listening
+from sockd.http.listening cimport AGAIN_USEC, NO_ROOM, NONE_WAITING, Listening
 from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
     SPOOL_FAILED,
+    head_begun,
     head_free,
     parse_head,
     refusal,
 )
 from sockd.http.pool cimport Pool
+from sockd.http.stream cimport Stream, stream_file, stream_new
 from sockd.http.response cimport (
     ALL_SENT,
     BEGIN,
@@ -120,16 +120,13 @@ cdef extern from "sched.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object value)
-
 cdef extern from "time.h" nogil:
     ctypedef long time_t
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* value)
-    int CLOCK_REALTIME
+    int CLOCK_REALTIME_COARSE
 
 cdef enum:
     EVENTS = 256
@@ -141,9 +138,10 @@ cdef enum:
     PIECES = 16
     LINGER_USEC = 2000000
     LINGER_BYTES = 1 << 20
-    # A connection that has not asked anything yet, when its worker is told to close idle ones.
+    # A connection that has not asked anything yet counts as idle after this.
     GRACE_USEC = 1000000
-    ACCEPT_AGAIN_USEC = 200000
+    # Connections that are looked at to find one that can be closed.
+    ATTEMPTS = 16
 
 
 cdef class Handler:
@@ -156,7 +154,7 @@ cdef class Handler:
         raise NotImplementedError
 
     cdef int recycle(self, Response response) except -1:
-        """A closed response that nobody holds any more, to be used for another request."""
+        """A response is closed and all of it was sent, or its connection has ended."""
         return 0
 
 
@@ -185,6 +183,9 @@ cdef class Loop:
         self.all.limits.headers = limits.headers
         self.all.limits.head = limits.head
         self.body_limit = limits.body
+        self.queue_limit = <uint64_t>(limits.queue_time * 1000000)
+        if settings.server.stream_body:
+            self.stream_timeout = settings.timeouts.body
         self.connection_limit = limits.connections
         timeouts = settings.timeouts
         for state, seconds in (
@@ -318,9 +319,12 @@ cdef class Loop:
             if tag & 3 == OF_LISTENER:
                 self._accept(<int>(tag >> 2))
             elif tag & 3 == OF_WATCHER:
-                callback = self.watchers.get(<int>(tag >> 2))
-                if callback is not None:
-                    callback()
+                try:
+                    callback = self.watchers.get(<int>(tag >> 2))
+                    if callback is not None:
+                        callback()
+                except MemoryError:
+                    pass  # epoll tells of it again
             else:
                 c = <Connection*>events[i].data.ptr
                 if c.state == CLOSED:
@@ -336,22 +340,30 @@ cdef class Loop:
                         self._readable(c)
                 except Exception:
                     self._broken(c)
-        if count < EVENTS:
-            # What was readable when epoll answered has had its turn, so time that the application
-            # took since is held against nobody.
-            self._expire(woken)
+        # Only what was readable at some moment and has had its turn is held to the time of that
+        # moment: what the application took since is nobody's fault. epoll goes round all that is
+        # ready, so a row of full answers as long as there are connections has had everyone.
+        if self.full_turns == 0:
+            self.asked_usec = woken
+        self.full_turns += 1
+        if count < EVENTS or self.full_turns * EVENTS > self.slot.connections + EVENTS:
+            self.full_turns = 0
+            self._expire(woken if count < EVENTS else self.asked_usec)
         bury(&self.all)
         if self.listening.again and self.all.now >= self.listening.again:
             self.listening.again = 0
             self._listen_if_free()
         return 0
 
-    cdef _tell_date(self):
+    cdef void _tell_date(self) noexcept:
         cdef timespec value
-        clock_gettime(CLOCK_REALTIME, &value)
+        clock_gettime(CLOCK_REALTIME_COARSE, &value)
         if value.tv_sec != self.date:
-            self.date = value.tv_sec
-            set_date(self.date)
+            try:
+                set_date(value.tv_sec)
+                self.date = value.tv_sec
+            except MemoryError:
+                pass  # the next turn tells it
 
     cdef int _timeout(self):
         """Milliseconds until the next deadline, -1 for none."""
@@ -368,7 +380,7 @@ cdef class Loop:
             return 0
         return <int>min((deadline - self.all.now) // 1000 + 1, <uint64_t>3600000)
 
-    cdef int _expire(self, uint64_t now) except -1:
+    cdef void _expire(self, uint64_t now) noexcept:
         cdef int state
         cdef Connection* c
         for state in range(<int>STATES_COUNT):
@@ -376,26 +388,36 @@ cdef class Loop:
                 c = self.all.queues[state].first
                 if c == NULL or not self.all.queues[state].span or c.deadline > now:
                     break
-                if state == HEAD:
-                    self._refuse(c, -HEAD_TIMEOUT)
-                elif state == BODY:
-                    self._refuse(c, -BODY_TIMEOUT)
-                else:
-                    if state == WRITING:
-                        self._complain(c, "cut: the client took too long to read the response")
-                    self._close(c)
+                try:
+                    if state == HEAD:
+                        self._refuse(c, -HEAD_TIMEOUT)
+                    elif state == BODY:
+                        self._refuse(c, -BODY_TIMEOUT)
+                    elif state == WRITING:
+                        self._cut(c, "cut: the client took too long to read the response")
+                    else:
+                        self._close(c)
+                except Exception:
+                    self._broken(c)
         if self.drain_deadline and now >= self.drain_deadline:
-            for state in (HEAD, BODY, ACTIVE, WRITING):
+            for state in range(<int>HEAD, <int>WRITING + 1):
                 while self.all.queues[state].first != NULL:
                     self.aborted += 1
-                    self._complain(self.all.queues[state].first, "cut at the drain deadline")
-                    self._close(self.all.queues[state].first)
+                    c = self.all.queues[state].first
+                    try:
+                        self._cut(c, "cut at the drain deadline")
+                    except Exception:
+                        self._broken(c)
             self.stopping = True
+
+    cdef int _cut(self, Connection* c, str why) except -1:
+        self._complain(c, why)
+        self._close(c)
         return 0
 
     # -- accepting, and ceasing to -----------------------------------------------------------
 
-    cdef int _listen_if_free(self) except -1:
+    cdef void _listen_if_free(self) noexcept:
         """What cannot run is not accepted: another worker may have room for it."""
         cdef bint has_thread = self.pool is None or self.pool.busy < self.pool.size
         if self.helper.health.size and has_thread == (self.helper.deaf_usec != 0):
@@ -403,22 +425,25 @@ cdef class Loop:
             if load(&self.helper.asleep):
                 rouse(self.helper)
         if self.draining or self.listening.again:
-            return 0
-        return self.listening.turn(
-            has_thread and self.slot.connections < self.connection_limit)
+            return
+        if self.slot.connections >= self.connection_limit and not self._make_room():
+            # Not until one closes: others become idle, and can be closed for those who wait.
+            self.listening.pause(AGAIN_USEC)
+        else:
+            self.listening.turn(has_thread)
 
-    cdef int _accept(self, int index) except -1:
-        """One connection: accepted, and served at once if its request is there already. Returns
-        1 if there may be more."""
+    cdef bint _accept(self, int index) noexcept:
+        """One connection: accepted, and served at once if its request is there already. Whether
+        there may be more."""
         cdef Connection* c = NULL
         cdef int outcome
         if not self.listening.on or (not self.draining and self.listening.leaves_it()):
-            return 0
+            return False
         outcome = self.listening.accept(index, &c)
-        if outcome == NO_ROOM and not self._shed():
+        if outcome == NO_ROOM and not self._make_room():
             # Without this the loop would turn at full speed on a connection it cannot take.
-            self.listening.pause(ACCEPT_AGAIN_USEC)
-            return 0
+            self.listening.pause(AGAIN_USEC)
+            return False
         if outcome != 1:
             return outcome != NONE_WAITING
         try:
@@ -428,21 +453,46 @@ cdef class Loop:
         if c.state == NEW and not self.listening.alone:
             # In a burst of connections that ask nothing yet: the others were woken for theirs.
             sched_yield()
-        if self.slot.connections >= self.connection_limit and not self._shed():
-            self.listening.turn(False)
-        return 1
+        if self.slot.connections >= self.connection_limit:
+            self._listen_if_free()
+        return True
 
-    cdef bint _shed(self) except -1:
-        """Close the connection that has been idle longest, to make room. False if none is."""
-        cdef Connection* c = self.all.queues[<int>IDLE].first
-        while c != NULL:
-            self._readable(c)  # a request may be in the socket already
-            if c.state == IDLE:
-                self._close(c)
+    cdef bint _make_room(self) noexcept:
+        """Close the connection that is of least use: one that only lingers, else the one that has
+        been idle longest, or silent from its start. False if each has a request."""
+        cdef Connection* c
+        cdef int attempt
+        for attempt in range(ATTEMPTS):
+            c = self.all.queues[<int>LINGERING].first
+            if c == NULL:
+                c = self._longest_idle()
+            if c == NULL:
+                return False
+            self._end_unless_it_asks(c)
             if c.state == CLOSED:
                 return True
-            c = self.all.queues[<int>IDLE].first
         return False
+
+    cdef Connection* _longest_idle(self) noexcept:
+        cdef Connection* idle = self.all.queues[<int>IDLE].first
+        cdef Connection* silent = self.all.queues[<int>NEW].first
+        if silent == NULL or (idle != NULL and idle.deadline < silent.deadline):
+            return idle
+        if self.all.now + self.all.queues[<int>NEW].span < silent.deadline + GRACE_USEC:
+            return idle  # that one may be about to ask
+        return silent
+
+    cdef void _end_unless_it_asks(self, Connection* c) noexcept:
+        """A request may be in the socket already, or wait in memory for its turn."""
+        if c.state == LINGERING:
+            self._close(c)
+            return
+        try:
+            self._readable(c)
+        except Exception:
+            self._broken(c)
+        if c.state <= <int>IDLE and not c.interest & EPOLLOUT:
+            self._close(c)
 
     cdef int _begin_drain(self) except -1:
         cdef Connection* c
@@ -461,8 +511,10 @@ cdef class Loop:
             self.listening.turn(False)
         self.listening.again = 0
         if close_idle:
-            while self._shed():
-                pass
+            c = self.all.queues[<int>IDLE].first
+            while c != NULL:
+                self._end_unless_it_asks(c)
+                c = self.all.queues[<int>IDLE].first
             self.all.queues[<int>NEW].span = GRACE_USEC
             c = self.all.queues[<int>NEW].first
             while c != NULL:
@@ -496,7 +548,8 @@ cdef class Loop:
         if got < 0:
             if errno == EAGAIN or errno == EINTR:
                 return self._want(c, EPOLLIN)
-            return self._close(c)
+            self._close(c)
+            return 0
         if got == 0:
             return self._eof(c)
         self.slot.bytes_in += got
@@ -516,7 +569,8 @@ cdef class Loop:
             c.progress += <uint32_t>got
             if c.progress < LINGER_BYTES:
                 return 0
-        return self._close(c)
+        self._close(c)
+        return 0
 
     cdef int _keep(self, Connection* c, const char* data, size_t size) except -1:
         """Keep input that cannot be used yet."""
@@ -530,7 +584,8 @@ cdef class Loop:
         elif c.state == BODY:
             declared = f" of {c.body.length}" if c.body.length >= 0 else ""
             self._complain(c, f"cut upload: {c.body.received}{declared} bytes of the body came")
-        return self._close(c)
+        self._close(c)
+        return 0
 
     cdef int _consume(self, Connection* c, char* data, size_t size) except -1:
         """Work through input: heads, bodies, pipelined requests in their order."""
@@ -541,6 +596,7 @@ cdef class Loop:
         while at < size:
             if c.state == NEW or c.state == IDLE or c.state == HEAD:
                 if budget == 0:
+                    c.arrived_usec = self.all.now
                     # A socket is nearly always writable: so epoll brings us back here next turn.
                     self._keep(c, data + at, size - at)
                     return self._want(c, EPOLLIN | EPOLLOUT)
@@ -550,7 +606,7 @@ cdef class Loop:
                 if head_size < 0:
                     return self._refuse(c, head_size)
                 if head_size == 0:
-                    if c.state != HEAD:
+                    if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):
                         enter(&self.all, c, HEAD)
                     break
                 budget -= 1
@@ -562,21 +618,20 @@ cdef class Loop:
                     return self._refuse(c, <int>taken)
                 at += taken
                 if c.body.phase == COMPLETE:
-                    if c.body.chunked:
-                        (<Response>c.response).received = c.body.received
-                    body = body_take(c.body)
-                    body_free(c.body)
-                    c.body = NULL
-                    self._run(c, body)
+                    (<Response>c.response).waiting_since = self.all.now
+                    if at < size:
+                        c.done_asking = False
+                    self._run_with_body(c)
             elif c.state == CLOSED:
                 return 0
             else:
                 break
         if c.state == CLOSED or c.state == LINGERING:
             return 0
-        self._keep(c, data + at, size - at)
+        if at < size or c.input.size == 0:  # else the rest of a body's stream is there
+            self._keep(c, data + at, size - at)
         if c.state != WRITING and c.state != ACTIVE:
-            self._want(c, EPOLLIN)
+            self._want(c, EPOLLIN | (EPOLLOUT if at == size and c.input.size else 0))
         return 0
 
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2:
@@ -591,26 +646,54 @@ cdef class Loop:
         if health_asked(&self.helper.health, c.head, head):
             return self._tell_health(c, head)
         response = self.handler.open(self, c, head)
+        if c.arrived_usec:
+            response.waiting_since = min(response.waiting_since, c.arrived_usec)
+            c.arrived_usec = 0
         if self.draining:
             response.keep_alive = False
         response.connection = c
         Py_INCREF(response)
         c.response = <PyObject*>response
+        c.done_asking = not c.head.keep_alive
         drop_head(&self.all, c)
         if not chunked and length <= <int64_t>size:
             # The usual case: no body, or one that is here already.
             length = max(length, 0)
+            if length < <int64_t>size:
+                c.done_asking = False
             self._run(c, BytesIO(PyBytes_FromStringAndSize(head + head_size, length)))
             return length
         c.body = body_new(chunked, length, self.body_limit)
         if c.body == NULL:
             raise MemoryError
+        if self.stream_timeout:
+            return self._begin_stream(c, head + head_size, size, expects)
         enter(&self.all, c, BODY)
         if expects and size == 0:
             # RFC 9110 10.1.1. A peer that does not take these bytes will not take more.
             if c_send(c.fd, b"HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) != 25:
                 self._close(c)
         return 0
+
+    cdef int64_t _begin_stream(
+        self, Connection* c, const char* data, size_t size, bint expects
+    ) except -2:
+        """The application reads the rest of the body, unless all of it is here. Returns how many
+        bytes were used."""
+        cdef Response response = <Response>c.response
+        cdef int64_t taken = body_feed(c.body, data, size, &self.all.limits)
+        if taken < 0:
+            self._refuse(c, <int>taken)
+        elif c.body.phase == COMPLETE:
+            if taken < <int64_t>size:
+                c.done_asking = False
+            self._run_with_body(c)
+        else:
+            response.stream = stream_new(
+                c.fd, c.body, &self.all.limits, self.stream_timeout, expects and size == 0)
+            c.body = NULL
+            self._run(c, stream_file(<Stream>response.stream))
+        return max(taken, 0)
 
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
@@ -623,6 +706,14 @@ cdef class Loop:
 
     # -- the request in hand -----------------------------------------------------------------
 
+    cdef int _run_with_body(self, Connection* c) except -1:
+        if c.body.chunked:
+            (<Response>c.response).received = c.body.received
+        body = body_take(c.body)
+        body_free(c.body)
+        c.body = NULL
+        return self._run(c, body)
+
     cdef int _run(self, Connection* c, object body) except -1:
         enter(&self.all, c, ACTIVE)
         cdef Response response = <Response>c.response
@@ -630,7 +721,8 @@ cdef class Loop:
         response.body = body
         if self.pool is not None:
             self.pool.submit(response, BEGIN)
-            return self._listen_if_free()
+            self._listen_if_free()
+            return 0
         step_away(self.helper, self.all.now)
         try:
             response.begin()
@@ -652,8 +744,7 @@ cdef class Loop:
             if outcome != ALL_SENT:
                 if outcome == BLOCKED:
                     return self._await_room(c, sent)
-                self._complain(c, "the client went away during the response")
-                return self._close(c)
+                return self._cut(c, "the client went away during the response")
             if response.complete:
                 return self._finish(c)
             if self.pool is not None:
@@ -677,10 +768,12 @@ cdef class Loop:
 
     cdef int _resume(self, Connection* c) except -1:
         """After a response that took more than its turn: on with what came meanwhile."""
+        cdef size_t held = c.input.size
         if c.state == IDLE:
             self._want(c, EPOLLIN)
-            if c.input.size:
-                self._consume(c, c.input.data, c.input.size)
+            if held:
+                c.input.size = 0
+                self._consume(c, c.input.data, held)
         return 0
 
     def _collect_done(self):
@@ -704,11 +797,13 @@ cdef class Loop:
                 self._resume(c)
             except Exception:
                 self._broken(c)
-        return self._listen_if_free()
+        self._listen_if_free()
+        return 0
 
     cdef int _finish(self, Connection* c) except -1:
         cdef Response response = <Response>c.response
         cdef bint keep_alive = response.keep_alive
+        cdef bint at_once = c.done_asking
         cdef linger_option reset
         if response.complaint is not None:
             self._complain(c, response.complaint, True)
@@ -718,11 +813,21 @@ cdef class Loop:
             reset.l_onoff = 1
             reset.l_linger = 0
             setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+            at_once = True
+        stream = response.stream
         self._release(c)
         c.served += 1
-        if not keep_alive:
-            return self._close(c)
-        enter(&self.all, c, IDLE)
+        if stream is not None:
+            if not (<Stream>stream).complete():
+                return self._linger(c)
+            self._keep(c, (<Stream>stream).rest.data, (<Stream>stream).rest.size)
+            at_once = at_once and (<Stream>stream).rest.size == 0
+        if keep_alive:
+            enter(&self.all, c, IDLE)
+            return 0
+        if not at_once:
+            return self._linger(c)
+        self._close(c)
         return 0
 
     cdef int _release(self, Connection* c) except -1:
@@ -747,8 +852,8 @@ cdef class Loop:
                     response.close()
                 finally:
                     come_back(self.helper)
-            if Py_REFCNT(response) == 1:
-                self.handler.recycle(<Response>response)
+            response.stream = None
+            self.handler.recycle(response)
         return 0
 
     # -- ends --------------------------------------------------------------------------------
@@ -778,47 +883,50 @@ cdef class Loop:
         return self._linger(c)
 
     cdef int _linger(self, Connection* c) except -1:
-        """Close after a response that came before all input was read: close() would reset the
-        connection under it (RFC 9112 9.6), so shut down one way and read on for a while."""
+        """Close after a response while input is unread or may be on its way: close() would reset
+        the connection under it (RFC 9112 9.6), so shut down one way and read on for a while."""
         self._forget(c)
         if shutdown(c.fd, SHUT_WR) < 0:
-            return self._close(c)
+            self._close(c)
+            return 0
         enter(&self.all, c, LINGERING)
         return self._want(c, EPOLLIN)
 
-    cdef _forget(self, Connection* c):
+    cdef void _forget(self, Connection* c) noexcept:
         """Let go of all that a request holds."""
-        self._release(c)
+        try:
+            self._release(c)
+        except Exception:
+            self._report_fault()
         forget(&self.all, c)
 
-    cdef int _close(self, Connection* c) except -1:
+    cdef void _close(self, Connection* c) noexcept:
         if c.state == CLOSED:
-            return 0
-        try:
-            self._forget(c)
-        finally:
-            enter(&self.all, c, CLOSED)
-            if c.interest:
-                # A fork of the application may hold a copy: epoll would go on reporting it.
-                epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, c.fd, NULL)
-            if has_forked:
-                # A child may hold a copy, with which the connection would stay open.
-                shutdown(c.fd, SHUT_RDWR)
-            close(c.fd)
-            self.slot.connections -= 1
-            c.next = self.all.graveyard
-            self.all.graveyard = c
-            if not self.listening.on:
-                self.listening.again = 0
-                self._listen_if_free()
-        return 0
+            return
+        self._forget(c)
+        enter(&self.all, c, CLOSED)
+        if c.interest:
+            # A fork of the application may hold a copy: epoll would go on reporting it.
+            epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, c.fd, NULL)
+        if has_forked or self.stream_timeout:
+            # A child, or the stream of a body, may hold a copy: it would stay open with that.
+            shutdown(c.fd, SHUT_RDWR)
+        close(c.fd)
+        self.slot.connections -= 1
+        c.next = self.all.graveyard
+        self.all.graveyard = c
+        if not self.listening.on:
+            self.listening.again = 0
+            self._listen_if_free()
 
-    cdef int _broken(self, Connection* c) except -1:
+    cdef void _broken(self, Connection* c) noexcept:
         """An error of sockd's own (or no memory): this connection ends, the worker lives."""
+        self._report_fault()
+        self._close(c)
+
+    cdef void _report_fault(self) noexcept:
         if self.handler.report is not None:
-            self.handler.report("internal error on a connection", sys.exc_info(), {})
-        try:
-            self._close(c)
-        except Exception:
-            pass
-        return 0
+            try:
+                self.handler.report("internal error on a connection", sys.exc_info(), {})
+            except MemoryError:
+                pass

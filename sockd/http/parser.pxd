@@ -23,6 +23,7 @@ cdef enum FieldId:
     FORWARDED_HOST
     FORWARDED_PORT
     FORWARDED_OTHER
+    REQUEST_START
 
 cdef struct Field:
     Span name
@@ -111,7 +112,9 @@ cdef const Refusal* refusal(int verdict) noexcept nogil
 cdef Head* head_new(const Limits* limits) noexcept nogil
 cdef void head_free(Head* head) noexcept nogil
 cdef void head_reset(Head* head) noexcept nogil
+cdef bint head_begun(const Head* head, uint32_t size) noexcept nogil
 cdef int parse_head(Head* head, const char* data, uint32_t size, const Limits* limits) noexcept nogil
 cdef int parse_field_line(const char* line, uint32_t size, Field* field) noexcept nogil
+cdef bint is_word(const char* text, uint32_t size, const char* lowercase) noexcept nogil
 cdef bint is_token(const char* text, uint32_t size) noexcept nogil
 cdef bint is_field_value(const char* text, uint32_t size) noexcept nogil

@@ -74,9 +74,8 @@ cdef const Refusal* refusal(int verdict) noexcept nogil:
 # Classes of bytes, one bit each.
 cdef enum:
     TOKEN = 1  # RFC 9110 5.6.2
-    VALUE = 2  # RFC 9110 5.5: VCHAR, SP, HTAB, obs-text
-    TARGET = 4  # RFC 3986: ASCII that is visible, less the fragment's "#"
-    REGNAME = 8  # RFC 3986 3.2.2: unreserved, sub-delims; "%" is looked at apart
+    TARGET = 2  # RFC 3986: ASCII that is visible, less the fragment's "#"
+    REGNAME = 4  # RFC 3986 3.2.2: unreserved, sub-delims; "%" is looked at apart
 
 cdef uint8_t CLASS[256]
 cdef uint8_t LOWER[256]
@@ -91,8 +90,6 @@ def _fill_classes():
         bits = 0
         if byte in token:
             bits |= TOKEN
-        if byte == 0x09 or 0x20 <= byte <= 0x7E or byte >= 0x80:
-            bits |= VALUE
         if 0x21 <= byte <= 0x7E and byte != 0x23:
             bits |= TARGET
         if byte in regname:
@@ -104,7 +101,7 @@ def _fill_classes():
 _fill_classes()
 
 
-cdef inline bint _same(const char* text, uint32_t size, const char* lowercase) noexcept nogil:
+cdef bint is_word(const char* text, uint32_t size, const char* lowercase) noexcept nogil:
     """Whether `text` is the ASCII word `lowercase` in any case."""
     cdef uint32_t i
     if size != strlen(lowercase):
@@ -115,20 +112,40 @@ cdef inline bint _same(const char* text, uint32_t size, const char* lowercase) n
     return True
 
 
-cdef inline bint _all(const char* text, uint32_t size, uint8_t kind) noexcept nogil:
+cdef bint is_token(const char* text, uint32_t size) noexcept nogil:
     cdef uint32_t i
     for i in range(size):
-        if not CLASS[<uint8_t>text[i]] & kind:
+        if not CLASS[<uint8_t>text[i]] & TOKEN:
+            return False
+    return size > 0
+
+
+cdef bint is_field_value(const char* text, uint32_t size) noexcept nogil:
+    """VCHAR, SP, HTAB and obs-text (RFC 9110 5.5): all but control bytes."""
+    cdef uint64_t word
+    cdef uint32_t at
+    if size >= 8:
+        at = 0
+        while True:
+            # Eight bytes at a time; the last eight may overlap those before.
+            memcpy(&word, text + at, 8)
+            if _has_control_byte(word):
+                break
+            if at == size - 8:
+                return True
+            at = min(at + 8, size - 8)
+    for at in range(size):
+        if <uint8_t>text[at] < 32 and text[at] != 9 or text[at] == 127:
             return False
     return True
 
 
-cdef bint is_token(const char* text, uint32_t size) noexcept nogil:
-    return size > 0 and _all(text, size, TOKEN)
-
-
-cdef bint is_field_value(const char* text, uint32_t size) noexcept nogil:
-    return _all(text, size, VALUE)
+cdef inline bint _has_control_byte(uint64_t word) noexcept nogil:
+    """Whether any byte is below 32 or is 127; a HTAB counts as one."""
+    cdef uint64_t ones = <uint64_t>0x0101010101010101
+    cdef uint64_t tops = <uint64_t>0x8080808080808080
+    cdef uint64_t deletes = word ^ (ones * 127)
+    return ((word - ones * 32) & ~word | (deletes - ones) & ~deletes) & tops != 0
 
 
 cdef Head* head_new(const Limits* limits) noexcept nogil:
@@ -155,6 +172,12 @@ cdef void head_reset(Head* head) noexcept nogil:
     memset(head, 0, sizeof(Head))
     head.fields = fields
     head.content_length = -1
+
+
+cdef bint head_begun(const Head* head, uint32_t size) noexcept nogil:
+    """Whether a head that is not complete has more in its `size` bytes than the empty line that
+    may come before it (RFC 9112 2.2): old clients send that behind a body, and then nothing."""
+    return head.phase == FIELDS or size > head.line
 
 
 cdef int parse_head(
@@ -271,9 +294,9 @@ cdef int _target(Head* head, const char* data) noexcept nogil:
         return 0
     if target[0] != 47:  # not "/": absolute-form, RFC 9112 3.2.2
         skip = 0
-        if size > 7 and _same(target, 7, b"http://"):
+        if size > 7 and is_word(target, 7, b"http://"):
             skip = 7
-        elif size > 8 and _same(target, 8, b"https://"):
+        elif size > 8 and is_word(target, 8, b"https://"):
             skip = 8
         if not skip:
             return -BAD_TARGET
@@ -353,8 +376,6 @@ cdef int parse_field_line(const char* line, uint32_t size, Field* field) noexcep
     `line`. Returns 0 or a negative verdict."""
     cdef uint32_t at = 0
     cdef uint32_t end = size
-    cdef uint8_t bits = VALUE
-    cdef uint32_t i
     while at < size and CLASS[<uint8_t>line[at]] & TOKEN:
         at += 1
     if at == size or line[at] != 58:
@@ -374,9 +395,7 @@ cdef int parse_field_line(const char* line, uint32_t size, Field* field) noexcep
         end -= 1
     field.value.start = at
     field.value.size = end - at
-    for i in range(at, end):
-        bits &= CLASS[<uint8_t>line[i]]
-    if not bits & VALUE:
+    if not is_field_value(line + at, end - at):
         if memchr(line + at, 13, end - at) != NULL:
             return -BARE_CR
         return -BAD_FIELD_VALUE
@@ -385,35 +404,37 @@ cdef int parse_field_line(const char* line, uint32_t size, Field* field) noexcep
 
 cdef inline uint32_t _field_id(const char* name, uint32_t size) noexcept nogil:
     if size == 4:
-        return HOST if _same(name, 4, b"host") else OTHER
+        return HOST if is_word(name, 4, b"host") else OTHER
     if size == 5:
-        return PROXY if _same(name, 5, b"proxy") else OTHER
+        return PROXY if is_word(name, 5, b"proxy") else OTHER
     if size == 6:
-        if _same(name, 6, b"cookie"):
+        if is_word(name, 6, b"cookie"):
             return COOKIE
-        return EXPECT if _same(name, 6, b"expect") else OTHER
+        return EXPECT if is_word(name, 6, b"expect") else OTHER
     if size == 7:
-        return UPGRADE if _same(name, 7, b"upgrade") else OTHER
+        return UPGRADE if is_word(name, 7, b"upgrade") else OTHER
     if size == 9:
-        if _same(name, 9, b"forwarded"):
+        if is_word(name, 9, b"forwarded"):
             return FORWARDED
-        return FORWARDED_OTHER if _same(name, 9, b"x-real-ip") else OTHER
+        return FORWARDED_OTHER if is_word(name, 9, b"x-real-ip") else OTHER
     if size == 10:
-        return CONNECTION if _same(name, 10, b"connection") else OTHER
+        return CONNECTION if is_word(name, 10, b"connection") else OTHER
     if size == 12:
-        return CONTENT_TYPE if _same(name, 12, b"content-type") else OTHER
+        return CONTENT_TYPE if is_word(name, 12, b"content-type") else OTHER
     if size == 14:
-        return CONTENT_LENGTH if _same(name, 14, b"content-length") else OTHER
-    if size == 17 and _same(name, 17, b"transfer-encoding"):
+        return CONTENT_LENGTH if is_word(name, 14, b"content-length") else OTHER
+    if size == 15 and is_word(name, 15, b"x-request-start"):
+        return REQUEST_START
+    if size == 17 and is_word(name, 17, b"transfer-encoding"):
         return TRANSFER_ENCODING
-    if size > 12 and _same(name, 12, b"x-forwarded-"):
-        if _same(name + 12, size - 12, b"for"):
+    if size > 12 and is_word(name, 12, b"x-forwarded-"):
+        if is_word(name + 12, size - 12, b"for"):
             return FORWARDED_FOR
-        if _same(name + 12, size - 12, b"proto"):
+        if is_word(name + 12, size - 12, b"proto"):
             return FORWARDED_PROTO
-        if _same(name + 12, size - 12, b"host"):
+        if is_word(name + 12, size - 12, b"host"):
             return FORWARDED_HOST
-        if _same(name + 12, size - 12, b"port"):
+        if is_word(name + 12, size - 12, b"port"):
             return FORWARDED_PORT
         return FORWARDED_OTHER
     return OTHER
@@ -462,7 +483,7 @@ cdef int _field(
     elif field.id == CONNECTION:
         _connection(head, value, field.value.size)
     elif field.id == EXPECT:
-        if not _same(value, field.value.size, b"100-continue"):
+        if not is_word(value, field.value.size, b"100-continue"):
             return -UNKNOWN_EXPECTATION
         # RFC 9110 10.1.1: ignored in an HTTP/1.0 request.
         head.expect_continue = head.minor == 1
@@ -509,7 +530,7 @@ cdef int _coding(const char* text, uint32_t size) noexcept nogil:
             stop -= 1
         if not is_token(text + start, stop - start):
             return -BAD_CODING
-        last_is_chunked = _same(text + start, stop - start, b"chunked")
+        last_is_chunked = is_word(text + start, stop - start, b"chunked")
         if last_is_chunked:
             chunked += 1
         else:
@@ -535,11 +556,11 @@ cdef void _connection(Head* head, const char* text, uint32_t size) noexcept nogi
             start += 1
         while stop > start and (text[stop - 1] == 32 or text[stop - 1] == 9):
             stop -= 1
-        if _same(text + start, stop - start, b"close"):
+        if is_word(text + start, stop - start, b"close"):
             head.close = True
-        elif _same(text + start, stop - start, b"keep-alive"):
+        elif is_word(text + start, stop - start, b"keep-alive"):
             head.keep_alive = True
-        elif _same(text + start, stop - start, b"upgrade"):
+        elif is_word(text + start, stop - start, b"upgrade"):
             head.upgrade = True
         start = end + 1
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef struct Buffer:
     char* data
@@ -27,8 +27,12 @@ cdef class Response:
     cdef int thread
     cdef int job
     cdef bint in_pool
+    cdef Response next_in_line
     cdef bint closed
     cdef object body
+    cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
+    # Since when the request waits for the application (CLOCK_MONOTONIC, microseconds).
+    cdef uint64_t waiting_since
     # What the request allows.
     cdef bint http11
     cdef bint head_only
@@ -65,7 +69,9 @@ cdef class Response:
     cdef int add(self, bytes data, int64_t known_length) except -1
     cdef int add_file(self, int fd, int64_t at, int64_t size, int64_t known_length) except -1
     cdef int end(self) except -1
-    cdef int fail(self, int code) except -1
+    cdef int fail(self, int code, list headers=*) except -1
+    cdef void give_up(self) noexcept
+    cdef void _cut(self) noexcept
     cdef bint pending(self) noexcept
     cdef int work(self) except -1
     cdef int begin(self) except -1
@@ -79,6 +85,7 @@ cdef class Response:
     cdef int _write_head(self, int64_t known_length) except -1
 
 
-cdef void set_date(long long seconds)
+cdef int set_date(long long seconds) except -1
 cdef str plain_text(object text)
+cdef send_early_hints(int fd, list headers)
 cdef bytes plain_response(int code, str text)

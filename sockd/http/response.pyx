@@ -14,7 +14,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from sockd.http.date cimport DATE_LINE, date_line
-from sockd.http.parser cimport is_field_value, is_token
+from sockd.http.parser cimport is_field_value, is_token, is_word
 
 cdef extern from "Python.h":
     int PyUnicode_1BYTE_KIND
@@ -35,6 +35,8 @@ cdef extern from "sys/socket.h" nogil:
         size_t msg_iovlen
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    int shutdown(int fd, int how)
+    int SHUT_RDWR
     int MSG_NOSIGNAL
     int MSG_MORE
 
@@ -47,20 +49,47 @@ cdef enum:
     # A buffer that grew larger than this is given back after its response.
     KEPT = 65536
 
-# RFC 9110 7.6.1 and PEP 3333: the connection is the server's business, not the application's.
-cdef frozenset HOP_BY_HOP = frozenset((
-    "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-))
+# What a field of the application's is to the framing.
+cdef enum Kind:
+    PLAIN
+    LENGTH_FIELD
+    DATE_FIELD
+    CONNECTION_FIELD
+    # RFC 9110 7.6.1 and PEP 3333: the connection is the server's business.
+    HOP_BY_HOP
+
+
+cdef Kind _kind(const char* name, Py_ssize_t size) noexcept nogil:
+    if size == 2:
+        return HOP_BY_HOP if is_word(name, size, b"te") else PLAIN
+    if size == 4:
+        return DATE_FIELD if is_word(name, size, b"date") else PLAIN
+    if size == 7:
+        if is_word(name, size, b"trailer") or is_word(name, size, b"upgrade"):
+            return HOP_BY_HOP
+    elif size == 10:
+        if is_word(name, size, b"connection"):
+            return CONNECTION_FIELD
+        if is_word(name, size, b"keep-alive"):
+            return HOP_BY_HOP
+    elif size == 14:
+        return LENGTH_FIELD if is_word(name, size, b"content-length") else PLAIN
+    elif size == 16:
+        return HOP_BY_HOP if is_word(name, size, b"proxy-connection") else PLAIN
+    elif size == 17:
+        return HOP_BY_HOP if is_word(name, size, b"transfer-encoding") else PLAIN
+    return PLAIN
 
 cdef bytes date_field = b""
 
 
-cdef void set_date(long long seconds):
+cdef int set_date(long long seconds) except -1:
     """The time of all responses from here on, in seconds since the epoch (RFC 9110 6.6.1)."""
     global date_field
     cdef char line[DATE_LINE]
     date_line(line, seconds)
     date_field = line[:DATE_LINE]
+    return 0
 
 
 cdef bytes plain_response(int code, str text):
@@ -72,6 +101,26 @@ cdef bytes plain_response(int code, str text):
         "Connection: close\r\n"
     )
     return head.encode() + date_field + b"\r\n" + body
+
+
+cdef send_early_hints(int fd, list headers):
+    """103 with `headers` (RFC 8297), before a response has begun. What the socket has no room for
+    is left out: it is a hint. Raises ValueError or TypeError for what must not go on the wire."""
+    lines = ["HTTP/1.1 103 Early Hints\r\n"]
+    for first, second in headers:
+        name, value = plain_text(first), plain_text(second)
+        line = f"{name}: {value}"
+        data = line.encode("latin-1")
+        if not is_token(data, <uint32_t>len(name)):
+            raise ValueError(f"header name is not a token: {name!r}")
+        if not is_field_value(data, <uint32_t>len(data)):
+            raise ValueError(f"control character in header {name!r}: {value!r}")
+        if _kind(data, len(name)) == PLAIN:
+            lines.append(f"{line}\r\n")
+    answer = "".join([*lines, "\r\n"]).encode("latin-1")
+    cdef ssize_t sent = c_send(fd, <char*><bytes>answer, len(answer), MSG_NOSIGNAL)
+    if 0 < sent < <ssize_t>len(answer):
+        shutdown(fd, SHUT_RDWR)  # what follows would be read as its rest
 
 
 cdef str plain_text(object text):
@@ -116,6 +165,37 @@ cdef inline int _add_literal(Buffer* buffer, bytes text) except -1:
     return buffer_add(buffer, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
 
+cdef int64_t _length(str value) except -1:
+    cdef int64_t length = 0
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
+    cdef const uint8_t* digits = <const uint8_t*>PyUnicode_DATA(value)
+    cdef Py_ssize_t i
+    cdef bint wrong = PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND or not 0 < size <= 18
+    if not wrong:
+        for i in range(size):
+            wrong |= not 48 <= digits[i] <= 57
+            length = length * 10 + digits[i] - 48
+    if wrong:
+        raise ValueError(f"Content-Length is not a number: {value!r}")
+    return length
+
+
+cdef int _add_length(Buffer* buffer, int64_t length) except -1:
+    """The field Content-Length."""
+    cdef char line[48]
+    cdef char* at = line + sizeof(line) - 2
+    memcpy(at, b"\r\n", 2)
+    while True:
+        at -= 1
+        at[0] = <char>(48 + length % 10)
+        length //= 10
+        if length == 0:
+            break
+    at -= 16
+    memcpy(at, b"Content-Length: ", 16)
+    return buffer_add(buffer, at, line + sizeof(line) - at)
+
+
 cdef class Response:
     """One response: started by the application, framed here, sent by the connection loop.
 
@@ -136,7 +216,7 @@ cdef class Response:
         self.connection = NULL
         self.thread = -1
         self.in_pool = self.closed = False
-        self.body = None
+        self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only
         self.keep_alive = keep_alive
@@ -220,38 +300,28 @@ cdef class Response:
 
     cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1:
         """Look at a header that concerns framing; true if it does not go out as it is."""
-        cdef char first = text[0] | 32
-        if not (first == 99 or first == 100 or first == 107 or first == 112 or first == 116
-                or first == 117):  # c, d, k, p, t, u
+        cdef Kind kind = _kind(text, size)
+        if kind == PLAIN:
             return False
-        lower = name.lower()
-        if lower == "content-length":
+        if kind == LENGTH_FIELD:
             if self.length >= 0:
                 raise ValueError("Content-Length is set twice")
-            if not (value.isascii() and value.isdigit() and len(value) <= 18):
-                raise ValueError(f"Content-Length is not a number: {value!r}")
-            self.length = int(value)
+            self.length = _length(value)
             # Whether it may go out depends on the status; _write_head decides.
-            return True
-        if lower == "date":
+        elif kind == DATE_FIELD:
             self.has_date = True
             return False
-        if lower == "connection":
+        elif kind == CONNECTION_FIELD:
             if "close" in value.lower():
                 self.keep_alive = False
-            return True
-        if lower in HOP_BY_HOP:
-            if self.complaint is None:
-                self.complaint = f"dropped the hop-by-hop header {name}"
-            return True
-        return False
+        elif self.complaint is None:
+            self.complaint = f"dropped the hop-by-hop header {name}"
+        return True
 
     cdef int _write_head(self, int64_t known_length) except -1:
         """Decide the framing (RFC 9112 6.3) and close the head. `known_length` is the size of the
         whole body where it is known, else -1."""
         cdef Buffer* buffer = &self.buffer
-        cdef char number[64]
-        cdef int size
         cdef bint no_content = self.code == 204 or self.code == 304
         self.bodyless = self.head_only or no_content
         if self.length < 0 and not no_content and not (self.head_only and known_length <= 0):
@@ -259,9 +329,7 @@ cdef class Response:
         if self.code == 204:
             self.length = -1  # RFC 9110 8.6: a server MUST NOT send it
         if self.length >= 0:
-            size = snprintf(number, sizeof(number), b"Content-Length: %lld\r\n",
-                            <long long>self.length)
-            buffer_add(buffer, number, size)
+            _add_length(buffer, self.length)
         elif not self.bodyless:
             if self.http11:
                 self.chunked = True
@@ -350,20 +418,31 @@ cdef class Response:
         self.complete = True
         return 0
 
-    cdef int fail(self, int code) except -1:
+    cdef int fail(self, int code, list headers=[]) except -1:
         """Answer with sockd's own plain `code`, if nothing was sent; else cut the response, which
         the peer can tell by its framing."""
+        if self.head_written:
+            self._cut()
+            return 0
         self.piece = None
         self.file_left = 0
-        if self.head_written:
-            self.keep_alive = False
-            self.complete = self.cut = True
-            return 0
         phrase = HTTPStatus(code).phrase
-        self.start(f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        self.start(
+            f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers])
         body = f"{phrase}\n".encode()
         self.add(body, len(body))
         return self.end()
+
+    cdef void give_up(self) noexcept:
+        """Cut the response after an error that could not even be answered with a 500."""
+        self.complaint = "an internal error, or too little memory, ended the response"
+        self._cut()
+
+    cdef void _cut(self) noexcept:
+        self.piece = None
+        self.file_left = 0
+        self.keep_alive = False
+        self.complete = self.cut = True
 
     cdef int begin(self) except -1:
         raise NotImplementedError

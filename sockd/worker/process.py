@@ -62,9 +62,8 @@ class Worker:
             self.app = app or self._import(listeners)
             self._take_signals()
             self.app.run("after_fork")
-            threads = self.spec.settings.threads
-            handler = WSGIHandler(self.app.callable, multithread=threads > 1, report=report)
             warmup.run(self.app.callable, self.spec.settings)
+            handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
             self._last_words(error)

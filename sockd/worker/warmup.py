@@ -65,10 +65,14 @@ class WarmUp:
         board: Board,
     ) -> None:
         """`board` has a slot for this alone, since these are no requests of clients."""
-        handler = WSGIHandler(app, multithread=settings.threads > 1, report=self._report)
-        # A health check is answered without the application, which is to answer all of these.
-        alone = replace(settings, threads=1, workers=1, server=replace(settings.server, health=""))
-        self.loop = Loop(handler, [listener], alone, board, 0)
+        # Answered by the application, whatever else would answer, in the loop's own thread.
+        settings = replace(
+            settings,
+            server=replace(settings.server, health="", stream_body=False),
+            limits=replace(settings.limits, queue_time=0.0),
+        )
+        handler = WSGIHandler(app, settings, report=self._report)
+        self.loop = Loop(handler, [listener], replace(settings, threads=1, workers=1), board, 0)
         self.address = listener.getsockname()
         self.left = list(settings.app.warmup)
         self.target = ""

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sockd.http.loop import Handler, Report
+from sockd.settings import Settings
 
 class WSGIHandler(Handler):
     multiprocess: bool
@@ -9,8 +10,8 @@ class WSGIHandler(Handler):
     def __init__(
         self,
         application: Callable[..., Any],
+        settings: Settings,
         *,
         report: Report | None = None,
         multiprocess: bool = True,
-        multithread: bool = False,
     ) -> None: ...

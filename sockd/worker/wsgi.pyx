@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy
@@ -18,25 +18,34 @@ from libc.string cimport memchr, memcmp, memcpy
 import sockd
 
 from sockd.board cimport note_request
-from sockd.http.connections cimport Connection, peer_of
+from sockd.http.connections cimport Connection, monotonic_usec, peer_of, realtime_usec
 from sockd.http.forks cimport in_child, leave_child
-from sockd.http.forwarded cimport Origin, Trust, from_forwarded, from_x_headers, split_host
+from sockd.http.forwarded cimport (
+    Origin,
+    Trust,
+    from_forwarded,
+    from_x_headers,
+    queued_usec,
+    split_host,
+)
 from sockd.http.loop cimport Handler, Loop
 from sockd.http.parser cimport (
-    CONTENT_LENGTH,
-    CONTENT_TYPE,
     COOKIE,
     FORWARDED,
+    REQUEST_START,
     Field,
     Head,
     Span,
+    refusal,
 )
-from sockd.http.response cimport Response, plain_text
+from sockd.http.response cimport Response, plain_text, send_early_hints
+from sockd.http.stream cimport Stream
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
     PyObject* PyDict_SetDefault(object table, object key, object default) except NULL
     Py_ssize_t PyDict_GET_SIZE(object table)
+    Py_ssize_t Py_REFCNT(object value)
     void* PyUnicode_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
@@ -46,16 +55,24 @@ cdef enum:
     NAMES_FILLED = 512
     # A list of small pieces is sent as one.
     JOINED = 65536
-    SPARE_CALLS = 8
     # What write() takes before it goes to a file.
     IN_MEMORY = 1 << 20
+
+    # Values that are remembered are not longer than this.
+    VALUE = 256
+
+cdef object END = object()  # of an iterable
 
 cdef struct Name:
     char* raw
     uint32_t size
     PyObject* key
+    # The last value, since clients repeat themselves; NULL where it is a secret.
+    PyObject* value
 
+SECRETS = frozenset(("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"))
 cdef Name _names[NAMES]
+cdef Name _host
 cdef int _names_filled = 0
 
 
@@ -63,8 +80,8 @@ cdef inline str _text(const char* data, Span* span):
     return <str>PyUnicode_DecodeLatin1(data + span.start, span.size, NULL)
 
 
-cdef str _environ_key(const char* name, uint32_t size):
-    """HTTP_X_NAME for a field name, remembered by its bytes."""
+cdef Name* _name(const char* name, uint32_t size) except? NULL:
+    """The entry of a field name, found by its bytes; NULL if there is no room for it."""
     global _names_filled
     cdef uint32_t i
     cdef uint32_t mixed = size
@@ -77,20 +94,47 @@ cdef str _environ_key(const char* name, uint32_t size):
         if entry.raw == NULL:
             break
         if entry.size == size and memcmp(entry.raw, name, size) == 0:
-            return <str>entry.key
+            return entry
     else:
-        entry = NULL
+        return NULL
+    if _names_filled == NAMES_FILLED:
+        return NULL
+    key = _environ_key(name, size)
+    entry.raw = <char*>malloc(size)
+    if entry.raw == NULL:
+        return NULL
+    memcpy(entry.raw, name, size)
+    entry.size = size
+    Py_INCREF(key)
+    entry.key = <PyObject*>key
+    if key not in SECRETS:
+        Py_INCREF("")
+        entry.value = <PyObject*>""
+    _names_filled += 1
+    return entry
+
+
+cdef str _environ_key(const char* name, uint32_t size):
     text = PyBytes_FromStringAndSize(name, size).decode("ascii").upper().replace("-", "_")
-    key = sys.intern("HTTP_" + text)
-    if entry != NULL and _names_filled < NAMES_FILLED:
-        entry.raw = <char*>malloc(size)
-        if entry.raw != NULL:
-            memcpy(entry.raw, name, size)
-            entry.size = size
-            Py_INCREF(key)
-            entry.key = <PyObject*>key
-            _names_filled += 1
-    return key
+    return sys.intern({
+        "CONTENT_TYPE": "CONTENT_TYPE", "CONTENT_LENGTH": "CONTENT_LENGTH",
+    }.get(text, "HTTP_" + text))
+
+
+cdef str _value(Name* entry, const char* data, Span* span):
+    """The text of a field's value, that of the last request if it is the same."""
+    cdef PyObject* last = entry.value
+    if last == NULL or span.size > VALUE:
+        return _text(data, span)
+    if PyUnicode_GET_LENGTH(<object>last) == span.size and memcmp(
+        PyUnicode_DATA(<object>last), data + span.start, span.size
+    ) == 0:
+        return <str>last
+    value = _text(data, span)
+    Py_INCREF(value)
+    entry.value = <PyObject*>value
+    Py_DECREF(<object>last)
+    return value
 
 
 cdef class FileWrapper:
@@ -147,7 +191,7 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(plain_text(status), headers if type(headers) is list else list(headers))
-        if self.loop.draining:
+        if self.loop.draining or self._leaves_input():
             self.keep_alive = False
         return self.write
 
@@ -168,11 +212,20 @@ cdef class Call(Response):
             self.written.clear()
             self.written_size = 0
 
+    def early_hints(self, headers):
+        """wsgi.early_hints: send 103 with `headers`, a list of (name, value), at once (RFC 8297).
+
+        Nothing is sent to a client of HTTP/1.0, nor once the response has begun."""
+        if self.http11 and not self.head_written and self.connection != NULL:
+            send_early_hints((<Connection*>self.connection).fd, list(headers))
+
     cdef int begin(self) except -1:
         cdef str method = <str>self.environ["REQUEST_METHOD"]
         cdef str target = <str>self.environ["RAW_URI"]
         note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
                      <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.all.now)
+        if self.loop.queue_limit and self._has_waited_too_long():
+            return 0
         self.environ["wsgi.input"] = self.body
         if self.received >= 0:
             # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
@@ -189,6 +242,14 @@ cdef class Call(Response):
         if in_child:
             leave_child()
         return 0
+
+    cdef bint _has_waited_too_long(self) except -1:
+        """503 for a request whose client has given up, most likely (`limits.queue_time`)."""
+        if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
+            return False
+        self.handler.turn_away()
+        self.fail(503, [("Retry-After", "1")])
+        return True
 
     cdef int _begin_iterable(self) except -1:
         """Look at what the application returned: a whole body needs no framing in pieces."""
@@ -241,14 +302,12 @@ cdef class Call(Response):
             if self.written is not None:
                 self._send_written()
                 return 0
-            try:
-                data = next(self.iterator)
-            except StopIteration:
-                self._check_started()
+            data = next(self.iterator, END)
+            self._check_started()
+            if data is END:
                 self.end()
                 return 0
             data = self._piece(data)
-            self._check_started()
             if data:
                 self.add(<bytes>data, self.known_length)
         except BaseException:
@@ -282,10 +341,22 @@ cdef class Call(Response):
             raise RuntimeError("start_response was not called (PEP 3333)")
         return 0
 
+    cdef bint _leaves_input(self):
+        return self.stream is not None and not (<Stream>self.stream).complete()
+
     cdef int _failed(self) except -1:
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
         if in_child:
             leave_child()
+        if self._leaves_input():
+            self.keep_alive = False
+        if self.stream is not None and isinstance(sys.exc_info()[1], OSError) and (
+            (<Stream>self.stream).cut or (<Stream>self.stream).verdict
+        ):
+            # The client's doing, which the application has learnt from reading.
+            self._report(str(sys.exc_info()[1]), None)
+            self.fail(refusal((<Stream>self.stream).verdict).status or 400)
+            return 0
         self.loop.slot.exceptions += 1
         self._report("the application failed", sys.exc_info())
         self.fail(500)
@@ -293,28 +364,40 @@ cdef class Call(Response):
 
     cdef int _report(self, str what, object exc_info) except -1:
         if self.handler.report is not None:
-            self.handler.report(f"{self.describe()}: {what}", exc_info, {
-                "HTTP_METHOD": self.environ["REQUEST_METHOD"],
-                "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
-            })
+            try:
+                self.handler.report(f"{self.describe()}: {what}", exc_info, {
+                    "HTTP_METHOD": self.environ["REQUEST_METHOD"],
+                    "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+                })
+            except MemoryError:
+                pass
         return 0
 
     cdef int close(self) except -1:
         cdef object iterable = self.iterable
         self.closed = True
-        if self.body is not None and type(self.body) is not BytesIO:
-            self.body.close()  # a spooled body: its file goes with the request
-        if self.spool is not None:
-            self.spool.close()
+        if self.spool is not None or type(self.body) is not BytesIO:
+            self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
-            close = getattr(iterable, "close", None)
-            if close is not None:
-                try:
+            try:
+                close = getattr(iterable, "close", None)
+                if close is not None:
                     close()
-                except BaseException:
-                    self.loop.slot.exceptions += 1
-                    self._report("close() of the response failed", sys.exc_info())
+            except BaseException:
+                self.loop.slot.exceptions += 1
+                self._report("close() of the response failed", sys.exc_info())
+        return 0
+
+    cdef int _close_files(self) except -1:
+        """Those of a large body and of what was written go with the request. Closing the latter
+        wants to write what is left of it, on a disk that may be full."""
+        for file in (self.body, self.spool):
+            if file is not None:
+                try:
+                    file.close()
+                except (OSError, MemoryError):
+                    pass
         return 0
 
     cdef str describe(self):
@@ -325,22 +408,29 @@ cdef class WSGIHandler(Handler):
     """Runs `application` for each request.
 
     `report(message, exc_info or None, fields)` is told of what the application did wrong; fields
-    are journal fields."""
+    are journal fields. `settings` (sockd.settings.Settings) say how requests look to it."""
 
     cdef object application
     cdef list templates
-    cdef list spare
+    cdef Call spare
     cdef readonly bint multiprocess
     cdef readonly bint multithread
+    cdef str root
+    cdef bint early_hints
+    cdef int turned_away
+    cdef uint64_t turned_away_usec
 
-    def __init__(self, application, *, report=None, bint multiprocess=True,
-                 bint multithread=False):
+    def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
+        self.root = settings.app.root_path.rstrip("/")
+        self.early_hints = settings.server.early_hints
         self.report = report
         self.multiprocess = multiprocess
-        self.multithread = multithread
+        self.multithread = settings.threads > 1
         self.templates = []
-        self.spare = []
+        if _host.value == NULL:
+            Py_INCREF("")
+            _host.value = <PyObject*>""
 
     cdef _make_templates(self, Loop loop):
         """What every environ of a listener has in common. All keys of a request are there from
@@ -349,12 +439,12 @@ cdef class WSGIHandler(Handler):
             name = listener.getsockname()
             host, port = name[:2] if isinstance(name, tuple) else ("localhost", 80)
             self.templates.append({
-                "REQUEST_METHOD": "",
-                "SCRIPT_NAME": "",
+                "REQUEST_METHOD": "GET",
+                "SCRIPT_NAME": self.root,
                 "PATH_INFO": "",
                 "QUERY_STRING": "",
                 "RAW_URI": "",
-                "SERVER_PROTOCOL": "",
+                "SERVER_PROTOCOL": "HTTP/1.1",
                 "SERVER_NAME": host,
                 "SERVER_PORT": str(port),
                 "SERVER_SOFTWARE": f"sockd/{sockd.__version__}",
@@ -377,62 +467,103 @@ cdef class WSGIHandler(Handler):
         cdef dict environ
         cdef Field* field
         cdef uint32_t i
+        cdef Name* name
         cdef str key
         cdef str value
         cdef str method
+        cdef str target
         cdef PyObject* earlier
         cdef Py_ssize_t count
         cdef uint32_t forwarded = 0
         if not self.templates:
             self._make_templates(loop)
-        call = <Call>self.spare.pop() if self.spare else Call()
+        call = self.spare
+        if call is None or Py_REFCNT(call) > 2:
+            # Somebody has it still: a connection, a thread, an application that kept its
+            # start_response.
+            call = self.spare = Call()
         call.loop = loop
         call.handler = self
         environ = <dict>PyDict_Copy(self.templates[c.listener])
         call.environ = environ
-        method = _text(data, &head.method)
-        environ["REQUEST_METHOD"] = method
+        if head.method.size == 3 and memcmp(data + head.method.start, b"GET", 3) == 0:
+            method = "GET"  # as in the template
+        else:
+            method = _text(data, &head.method)
+            environ["REQUEST_METHOD"] = method
+        target = _text(data, &head.target)
         if head.path.size == 0:
             environ["PATH_INFO"] = "/"  # RFC 9112 3.2.2, of an absolute-form without a path
         elif memchr(data + head.path.start, 37, head.path.size) == NULL:
-            environ["PATH_INFO"] = _text(data, &head.path)
+            environ["PATH_INFO"] = (
+                target if head.path.size == head.target.size else _text(data, &head.path))
         else:
             raw = PyBytes_FromStringAndSize(data + head.path.start, head.path.size)
             environ["PATH_INFO"] = urllib.parse.unquote_to_bytes(raw).decode("latin-1")
+        if self.root:
+            self._take_root(environ)
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
-        environ["RAW_URI"] = _text(data, &head.target)
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.minor else "HTTP/1.0"
+        environ["RAW_URI"] = target
+        if head.minor == 0:
+            environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         peer = peer_of(c)
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = peer[1]
         if head.authority.size:
-            environ["HTTP_HOST"] = _text(data, &head.authority)
+            environ["HTTP_HOST"] = _value(&_host, data, &head.authority)
         for i in range(head.count):
             field = &head.fields[i]
             if field.id >= FORWARDED:
                 if not loop.trust.trusts(<str>peer[0]):
                     continue
                 forwarded |= 1 << field.id
-            value = _text(data, &field.value)
-            if field.id == CONTENT_TYPE:
-                key = "CONTENT_TYPE"
-            elif field.id == CONTENT_LENGTH:
-                key = "CONTENT_LENGTH"
+            name = _name(data + field.name.start, field.name.size)
+            if name != NULL:
+                key = <str>name.key
+                value = _value(name, data, &field.value)
             else:
                 key = _environ_key(data + field.name.start, field.name.size)
+                value = _text(data, &field.value)
             count = PyDict_GET_SIZE(environ)
             earlier = PyDict_SetDefault(environ, key, value)
             if PyDict_GET_SIZE(environ) == count:  # equal short values may be one object
                 # RFC 9110 5.3: fields of one name are a list; RFC 9113 8.2.3 for cookies.
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value
+        call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
+        call.waiting_since = loop.all.now
+        if forwarded & 1 << REQUEST_START:
+            if loop.queue_limit:
+                call.waiting_since -= min(
+                    call.waiting_since,
+                    <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
+            forwarded ^= 1 << REQUEST_START
+        if self.early_hints:
+            environ["wsgi.early_hints"] = call.early_hints
         if forwarded:
             self._apply_origin(environ, forwarded, loop.trust)
         elif not peer[0]:
             self._apply_host(environ, "")
-        call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
         return call
+
+    cdef _take_root(self, dict environ):
+        """A path below the root is what follows it (RFC 3875 4.1.5); any other has lost the root
+        to a proxy already."""
+        cdef str path = <str>environ["PATH_INFO"]
+        if path.startswith(self.root) and path[len(self.root):len(self.root) + 1] in ("", "/"):
+            environ["PATH_INFO"] = path[len(self.root):]
+
+    def turn_away(self):
+        """One journal line a second says how many requests had waited too long."""
+        self.turned_away += 1
+        cdef uint64_t now = monotonic_usec()
+        if self.report is not None and now > self.turned_away_usec + 1000000:
+            self.report(
+                f"turned away {self.turned_away} requests that had waited longer than "
+                "limits.queue_time", None, {"PRIORITY": "4"})
+            self.turned_away = 0
+            self.turned_away_usec = now
 
     cdef _apply_origin(self, dict environ, uint32_t forwarded, Trust trust):
         """Let a trusted proxy's word stand for its connection. Forwarded, the standard, is taken
@@ -466,8 +597,5 @@ cdef class WSGIHandler(Handler):
             port or explicit or ("443" if environ["wsgi.url_scheme"] == "https" else "80"))
 
     cdef int recycle(self, Response response) except -1:
-        cdef Call call = <Call>response
-        call.environ = None
-        if len(self.spare) < SPARE_CALLS:
-            self.spare.append(call)
+        (<Call>response).environ = None
         return 0

@@ -26,9 +26,7 @@ class Engine:
         self.listener = listener
         self.board = Board.create(1)
         handler = WSGIHandler(
-            app,
-            report=lambda text, exc, _: self.reports.append((text, exc)),
-            multithread=settings.threads > 1,
+            app, settings, report=lambda text, exc, _: self.reports.append((text, exc))
         )
         self.loop = Loop(handler, [listener], settings, self.board, 0)
         self._wake_here, self._wake_there = socket.socketpair()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import read_all, read_response
-from test_wire import CLOSE, GET, body_of, eventually, get, hello, post
+from test_wire import CLOSE, GET, body_of, echo, eventually, get, hello, post
 
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
@@ -40,6 +40,23 @@ def test_idle_connection_ends_quietly(serve) -> None:
         assert client.recv(1) == b""
     with engine.connect() as client:
         assert client.recv(1) == b""
+    assert engine.reports == []
+
+
+@pytest.mark.parametrize("before", [b"", post(b"abc")])
+def test_an_empty_line_alone_begins_no_request(serve, before) -> None:
+    engine = serve(echo, timeouts_keepalive=0.5, timeouts_header=0.1)
+    with engine.connect() as client:  # RFC 9112 2.2: old clients send one behind a body
+        client.sendall(before + b"\r\n")
+        assert read_all(client).count(b"HTTP/1.1 ") == before.count(b"POST")
+    with engine.connect() as client:
+        client.sendall(before + b"\r\n")
+        time.sleep(0.2)
+        client.sendall(get(extra=CLOSE))
+        assert read_all(client).count(b"HTTP/1.1 200 ") == 1 + before.count(b"POST")
+    with engine.connect() as client:
+        client.sendall(before + b"\r\n")
+    assert eventually(lambda: engine.slot["connections"] == 0)
     assert engine.reports == []
 
 
@@ -202,6 +219,36 @@ def test_connections_beyond_the_limit_wait_in_the_backlog(serve) -> None:
                 client.sendall(b"Host: a\r\n" + CLOSE + b"\r\n")
                 assert b"200 OK" in read_all(client)
         assert b"200 OK" in read_all(third)
+
+
+def test_connections_that_become_idle_make_room(serve) -> None:
+    engine = serve(hello, limits_connections=2)
+    busy = [engine.connect(), engine.connect()]
+    for client in busy:
+        client.sendall(GET[:-2])
+    assert eventually(lambda: engine.slot["bytes_in"] == 2 * len(GET[:-2]))
+    with engine.connect() as third, busy[0], busy[1]:
+        third.sendall(get(extra=CLOSE))
+        time.sleep(0.1)
+        for client in busy:
+            client.sendall(b"\r\n")
+            assert read_response(client)[0] == 200
+        assert b"200 OK" in read_all(third)
+        assert busy[0].recv(1) == b""
+
+
+def test_pipelined_requests_are_not_taken_for_idle(serve) -> None:
+    engine = serve(hello, limits_connections=2)
+    with engine.connect() as client:
+        client.sendall(GET * 1000)
+        others = [engine.connect() for _ in range(20)]
+        for other in others:
+            other.sendall(get(extra=CLOSE))
+        for other in others:
+            with other:
+                assert b"200 OK" in read_all(other)
+        for _ in range(1000):
+            assert read_response(client)[0] == 200
 
 
 def test_idle_connections_make_room_oldest_first(serve) -> None:

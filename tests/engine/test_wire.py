@@ -366,6 +366,51 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(serve) -> None:
         assert b"HTTP/1.1 413 " in read_all(client)
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        get("/close"),
+        get(extra=CLOSE),
+        post(b"abc", CLOSE),
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"BAD\r\n\r\n",
+    ],
+)
+def test_what_comes_behind_the_last_request_does_not_hurt_its_answer(serve, request_bytes) -> None:
+    """With close() alone the connection is reset, and of the answer is lost what the client has
+    not read (RFC 9112 9.6)."""
+    answer = b"x" * 50_000
+
+    def app(environ, start_response):
+        closes = environ["PATH_INFO"] == "/close"
+        start_response("200 OK", [("Connection", "close")] if closes else [])
+        return [answer]
+
+    engine = serve(app)
+    for _ in range(5):
+        with engine.connect() as client:
+            client.sendall(request_bytes + GET * 3000)
+            time.sleep(0.02)
+            whole = read_all(client)
+            assert whole.count(b"HTTP/1.1 ") == 1
+            assert b"Connection: close\r\n" in whole
+            assert whole.endswith(answer) or b" 400 " in whole
+    assert eventually(lambda: engine.slot["connections"] == 0)
+
+
+def test_a_request_on_its_way_does_not_hurt_the_last_answer(serve) -> None:
+    """The service closes, and the client cannot know yet."""
+    engine = serve(streaming([b"x" * 50_000], ("Connection", "close")))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(engine.listener.getsockname())
+        client.sendall(GET)
+        assert eventually(lambda: engine.slot["bytes_out"] > 50_000 and not engine.slot["active"])
+        client.sendall(GET)
+        assert len(read_all(client)) > 50_000
+
+
 def test_expect_continue(serve) -> None:
     engine = serve(echo, limits_body=100)
     with engine.connect() as client:
