@@ -210,9 +210,9 @@ def test_what_a_dead_worker_left_ends_with_its_generation(service: Service):
     worker, plain, deaf, daemon = map(int, service.get("/leave")[1].split())
     try:
         os.kill(worker, signal.SIGKILL)
-        line = f"left running: sleep (pid {plain}), it ends with generation 1"
+        line = f"(pid {plain}), it ends with generation 1"
         eventually(lambda: line in service.log())
-        assert f"sleep (pid {daemon}), in a session of its own" in service.log()
+        assert f"(pid {daemon}), in a session of its own" in service.log()
         eventually(lambda: len(service.workers()) == 2)
         assert all(alive(pid) for pid in (plain, deaf, daemon))
         with Load(service) as load:
