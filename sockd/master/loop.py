@@ -15,19 +15,17 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import sockd
-from sockd import activation, journal, linux, memory, stdio
-from sockd.activation import Listener
+from sockd import journal, linux, memory, stdio
 from sockd.board import Board
-from sockd.config import Config, waiting
+from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
 from sockd.master import report
 from sockd.master.cgroup import OOMWatch
-from sockd.master.control import Client, Control, Refused, socket_path
+from sockd.master.control import Control, socket_path
+from sockd.master.desk import Desk
 from sockd.master.events import (
     Announce,
     CloseServer,
@@ -69,8 +67,8 @@ from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import Orphans, end_orphans
+from sockd.master.service import Service
 from sockd.master.states import LONGEST_HOLD, W
-from sockd.master.watcher import Watcher, watched
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -124,27 +122,16 @@ def keep_descriptors() -> None:
 
 class Master:
     def __init__(self, load: Callable[[], Config], longest_hold: float, watch: bool) -> None:
-        self.started = time.monotonic()
-        self.load = load
-        self.config: Config | None = None
-        self.began_with: Config | None = None
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
-        self.listeners: list[Listener] = []
-        self.listen_error: SockdError | None = None
-        try:
-            self.listeners = activation.adopt()
-        except SockdError as error:
-            self.listen_error = error  # a boot that fails, as others do
-        self.adopted = bool(self.listeners)
+        self.events: deque[Event] = deque()
+        self.selector = selectors.DefaultSelector()
+        self.service = Service(load, watch, self.selector, lambda: self.events.append(Reload()))
         keep_descriptors()
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
-        self.events: deque[Event] = deque()
-        self.selector = selectors.DefaultSelector()
         self.control: Control | None = None
-        self.watch = watch
-        self.watcher: Watcher | None = None
+        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -173,7 +160,7 @@ class Master:
             KillWorker: self._kill_worker,
             Release: self._release,
             Measure: self._measure,
-            Reply: self._reply,
+            Reply: self.desk.reply,
             Announce: self._announce,
             Note: self._note,
             Exit: self._exit,
@@ -193,7 +180,7 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
-        self._end_watcher()
+        self.service.end_watcher()
         end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
@@ -229,15 +216,13 @@ class Master:
     def close(self) -> None:
         """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
         signal.set_wakeup_fd(-1)
-        self._end_watcher()
         if self.control:
             self.control.close()
         for server in self.servers.values():
             server.close()
         for lifeline in self.lifelines.values():
             lifeline.close()
-        for listener in self.listeners:
-            listener.close()
+        self.service.close()
         self.selector.close()
 
     # Signals and children.
@@ -281,73 +266,16 @@ class Master:
         if self.look_for_orphans and None not in workers:
             self.look_for_orphans = False
             servers = {server.pid for server in self.servers.values()}
-            servers |= {self.watcher.pid} if self.watcher else set()
+            servers |= {self.service.watcher.pid} if self.service.watcher else set()
             self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
-
-    def _configure(self) -> Config:
-        """Read the configuration; with the first that can be read, become that service."""
-        config = self.load()
-        journal.configure(config.settings.log.level, sockd_name=config.name)
-        if self.config is None:
-            if self.listen_error:
-                raise self.listen_error
-            if not self.listeners:
-                limits = config.settings.limits
-                self.listeners = activation.bind_all(config.settings.bind, limits.backlog)
-            addresses = ", ".join(listener.address for listener in self.listeners)
-            starting = f"starting {config.name} on {addresses} (sockd {sockd.__version__})"
-            journal.log(journal.NOTICE, starting)
-            self._open_control(config.name)
-        self.config = config
-        self.began_with = self.began_with or config
-        if config.settings.timeouts.idle_exit and not self.adopted:
-            text = "timeouts.idle_exit has no effect: systemd does not hold the sockets"
-            journal.log(journal.WARNING, text)
-        if self.watch:
-            self._watch_files(config)
-        for sentence in self._waiting():
-            journal.log(journal.NOTICE, sentence)
-        return config
-
-    def _watch_files(self, config: Config) -> None:
-        if self.watcher and self.watcher.watched == watched(config):
-            return
-        self._end_watcher()
-        try:
-            watcher = self.watcher = Watcher(config)
-        except OSError as error:
-            journal.log(journal.WARNING, f"cannot watch files: {error.strerror}")
-            return
-        self.selector.register(watcher.fd, selectors.EVENT_READ, lambda: self._changed(watcher))
-
-    def _changed(self, watcher: Watcher) -> None:
-        changed = watcher.changed()
-        if changed is None:
-            journal.log(journal.WARNING, "the process that watches files has ended")
-            self._end_watcher()
-        elif changed:
-            journal.log(journal.NOTICE, f"{changed} changed")
-            self.events.append(Reload())
-
-    def _end_watcher(self) -> None:
-        if self.watcher:
-            self.selector.unregister(self.watcher.fd)
-            self.watcher.close()
-            self.watcher = None
-
-    def _waiting(self) -> list[str]:
-        """What has changed and waits for more than a reload."""
-        assert self.began_with
-        assert self.config
-        return waiting(self.began_with, self.config)
 
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
         try:
             if path:
-                self.control = Control(path, self.selector, self._asked)
+                self.control = Control(path, self.selector, self.desk.asked)
                 return
             reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
         except SockdError as error:
@@ -358,10 +286,13 @@ class Master:
 
     def _launch(self, decision: Launch) -> None:
         try:
-            config = self._configure()
+            first = self.service.config is None
+            config = self.service.configure()
         except SockdError as error:
             self._cannot_launch(decision.generation, error)
         else:
+            if first:
+                self._open_control(config.name)
             self._exec_server(decision.generation, config, config.settings.preload != "off")
 
     def _relaunch(self, decision: Relaunch) -> None:
@@ -379,10 +310,10 @@ class Master:
             server = ForkServer(
                 generation,
                 config,
-                self.listeners,
+                self.service.listeners,
                 self.board.fd,
                 preload=preload,
-                activated=self.adopted,
+                activated=self.service.adopted,
             )
         except SockdError as error:
             self._cannot_launch(generation, error)
@@ -465,7 +396,7 @@ class Master:
     def _drain(self, decision: Drain) -> None:
         # In a stop nobody is left to serve what the kernel has queued, unless systemd keeps the
         # sockets for whoever comes next.
-        accept_rest = self.fleet.stopping and not self.adopted
+        accept_rest = self.fleet.stopping and not self.service.adopted
         message = {
             "drain": decision.seconds,
             "close_idle": decision.close_idle,
@@ -512,8 +443,8 @@ class Master:
             self.notifier.reloading()
         else:
             self.notifier.stopping()
-            if self.config:
-                self.notifier.extend(self.config.settings.timeouts.drain + MARGIN)
+            if self.service.config:
+                self.notifier.extend(self.service.config.settings.timeouts.drain + MARGIN)
 
     def _note(self, decision: Note) -> None:
         journal.log(
@@ -525,44 +456,3 @@ class Master:
 
     def _exit(self, decision: Exit) -> None:
         self.exit = decision
-
-    def _asked(self, client: Client, method: str, path: str, body: Any) -> None:
-        """A request on the control socket."""
-        match method, path:
-            case "GET", "/status":
-                assert self.config
-                content = report.status(
-                    self.fleet,
-                    self.board,
-                    name=self.config.name,
-                    config=self.config.path,
-                    listeners=self.listeners,
-                    started=self.started,
-                )
-                client.reply(HTTPStatus.OK, content)
-            case "POST", "/reload":
-                self.events.append(Reload(client))
-            case "POST", "/stop":
-                quick = isinstance(body, dict) and body.get("quick") is True
-                self.events.append(Stop(quick))
-                client.reply(HTTPStatus.ACCEPTED, {"ok": True})
-            case "POST", "/workers":
-                by = body.get("by") if isinstance(body, dict) else None
-                if not isinstance(by, int) or isinstance(by, bool) or not by:
-                    raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
-                self.events.append(Resize(by, client))
-            case _, "/status" | "/reload" | "/stop" | "/workers":
-                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
-            case _:
-                raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
-
-    def _reply(self, decision: Reply) -> None:
-        client = decision.token
-        assert isinstance(client, Client)
-        content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
-        if decision.ok:
-            content["notes"] = self._waiting()
-            content["workers"] = self.fleet.live.wanted if self.fleet.live else 0
-        else:
-            content |= {"error": decision.message, "detail": decision.detail}
-        client.reply(HTTPStatus.OK, content)
