@@ -7,6 +7,7 @@ DIR ?= examples/hello
 LISTEN ?= 127.0.0.1:8000
 TESTS ?= tests
 FAULT ?=
+CASES ?=
 export SUITE ?= trixie
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZZ_SEED,FUZZ_FACTOR)
@@ -18,7 +19,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) nginx curl slowhttptest
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants bench nightly lab lab-stop deb clean \
+.PHONY: run build test check asan mutants autobahn bench nightly lab lab-stop deb clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -44,7 +45,10 @@ asan: build
 mutants: build
 	@.venv/bin/python -B tests/mutants.py '$(FAULT)'
 
-nightly: test asan mutants bench
+autobahn: build
+	@dev/autobahn $(foreach case,$(CASES),'$(case)')
+
+nightly: test asan mutants autobahn bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)

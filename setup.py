@@ -29,6 +29,7 @@ MODULES = {
     "sockd.http.helper": "sockd/http/helper.pyx",
     "sockd.http.listening": "sockd/http/listening.pyx",
     "sockd.http.pool": "sockd/http/pool.pyx",
+    "sockd.http.websocket": "sockd/http/websocket.pyx",
     "sockd.http.loop": "sockd/http/loop.pyx",
     "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",
 }

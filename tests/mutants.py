@@ -1,4 +1,4 @@
-"""Deliberate faults in the parser, the body reader and the responses: the tests have to see each.
+"""Deliberate faults in what is compiled and in the handshake: the tests have to see each.
 
 `make mutants`, or `make mutants FAULT=WORD` for those with the word in their name. Each fault is
 put into a copy of the tree, in which only its module is compiled anew; a fault that no test sees
@@ -15,11 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from mutants_websocket import HANDSHAKE, WEBSOCKET
+
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "mutants"
 
 PARSING = ["tests/engine/test_parser.py", "tests/engine/test_corpus.py::test_parser"]
 SERVING = ["tests/engine/test_wire.py"]
+TIMING = ["tests/engine/test_deadlines.py"]
+FRAMING = ["tests/engine/test_websocket.py"]
+OPENING = ["tests/engine/test_handshake.py"]
 
 
 class Mutant(NamedTuple):
@@ -72,8 +77,13 @@ PARSER = [
         "while end > at and (line[end - 1] == 32 or line[end - 1] == 9):",
         "while end > at and line[end - 1] == 9:",
     ),
-    Mutant("a vertical tab in a value", "byte == 0x09 or", "byte == 0x09 or byte == 0x0B or"),
-    Mutant("DEL in a value", "0x20 <= byte <= 0x7E", "0x20 <= byte <= 0x7F"),
+    Mutant("a vertical tab in a value", "text[at] != 9 or", "text[at] != 9 and text[at] != 11 or"),
+    Mutant("DEL in a value", "9 or text[at] == 127", "9"),
+    Mutant("DEL in a long value", " | (deletes - ones) & ~deletes", ""),
+    Mutant("a control byte in a long value", "(word - ones * 32) & ~word | ", ""),
+    Mutant(
+        "a control byte at the end of a long value", "if at == size - 8", "if at + 8 > size - 8"
+    ),
     Mutant("Host may be missing", "return -HOST_MISSING", "pass"),
     Mutant("Host may be repeated", "return -HOST_REPEATED", "pass"),
     Mutant("Host is not checked", "return -BAD_HOST", "pass"),
@@ -174,12 +184,8 @@ RESPONSE = [
     Mutant("CR and LF in the status", " and is_field_value(text, <uint32_t>size)):", "):"),
     Mutant("an interim status", "if self.code < 200:", "if self.code < 100:"),
     Mutant("Content-Length twice", 'raise ValueError("Content-Length is set twice")', "pass"),
-    Mutant(
-        "a length that is none",
-        "if not (value.isascii() and value.isdigit()",
-        "if False and not (value.isascii()",
-    ),
-    Mutant("hop-by-hop fields pass", "if lower in HOP_BY_HOP:", "if False:"),
+    Mutant("a length that is none", "wrong |= not 48 <= digits[i] <= 57", "pass"),
+    Mutant("hop-by-hop fields pass", "if kind == PLAIN:", "if kind in (PLAIN, HOP_BY_HOP):"),
     Mutant("Connection: close is ignored", 'if "close" in value.lower():', "if False:"),
     Mutant("Date twice", "self.has_date = True", "pass"),
     Mutant(
@@ -211,7 +217,7 @@ RESPONSE = [
     ),
     Mutant(
         "the connection of a cut response lives",
-        "self.keep_alive = False\n            self.complete = self.cut = True",
+        "self.keep_alive = False\n        self.complete = self.cut = True",
         "self.complete = True",
     ),
     Mutant(
@@ -219,10 +225,22 @@ RESPONSE = [
     ),
 ]
 
+LOOP = [
+    Mutant("closed under unread input", "at_once = c.done_asking", "at_once = True"),
+    Mutant(
+        "an empty line begins a request",
+        "if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):",
+        "if c.state != HEAD:",
+    ),
+]
+
 MUTANTS = [
     *(("sockd/http/parser.pyx", mutant, PARSING) for mutant in PARSER),
     *(("sockd/http/body.pyx", mutant, PARSING) for mutant in BODY),
     *(("sockd/http/response.pyx", mutant, SERVING) for mutant in RESPONSE),
+    *(("sockd/http/loop.pyx", mutant, [*SERVING, *TIMING]) for mutant in LOOP),
+    *(("sockd/http/websocket.pyx", Mutant(*row), FRAMING) for row in WEBSOCKET),
+    *(("sockd/http/handshake.py", Mutant(*row), OPENING) for row in HANDSHAKE),
 ]
 
 
@@ -280,7 +298,7 @@ def judge(number: int) -> str:
 def main(word: str = "") -> int:
     shutil.rmtree(PLACE, ignore_errors=True)
     place = copy_of_the_tree("none")
-    if not survives(place, [*PARSING, *SERVING]):
+    if not survives(place, [*PARSING, *SERVING, *TIMING, *FRAMING, *OPENING]):
         print("the tests fail without any fault")
         return 1
     chosen = [number for number, (_, mutant, _) in enumerate(MUTANTS) if word in mutant.fault]

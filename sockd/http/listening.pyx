@@ -39,6 +39,9 @@ cdef extern from "unistd.h" nogil:
     int close(int fd)
 
 cdef enum:
+    # What the kernel takes of a response that it cannot send yet. Otherwise it is up to 4 MiB, so a
+    # few hundred clients that do not read bring all of TCP to its limit (tcp_mem of tcp(7)).
+    UNSENT = 256 << 10
     # A worker that has its share looks again this often whether another has taken the connection,
     LEFT_USEC = 1000
     # and takes it after this long: the others may be stuck.
@@ -66,6 +69,7 @@ cdef class Listening:
             if listener.family != socket.AF_UNIX:
                 # Inherited by what is accepted: no system call for each connection.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self.board = board
         self.threads = settings.threads
         self.alone = settings.workers == 1

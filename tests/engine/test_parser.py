@@ -223,3 +223,16 @@ def test_every_split_of_anything_has_one_verdict(pieces: list[bytes], data: st.D
     expected = parse(whole, **limits)
     assert parse(whole, tuple(cuts), **limits) == expected
     assert parse(whole, tuple(range(len(whole))), **limits) == expected
+
+
+@pytest.mark.parametrize("byte", [*range(32), 127, 128, 255])
+def test_a_byte_at_every_place_of_a_value(byte) -> None:
+    """Values are judged by eight bytes at a time: whatever their length and the byte's place."""
+    passes = byte == 9 or byte >= 128
+    for size in range(1, 26):
+        for place in range(size):
+            value = bytearray(b"x" * size)
+            value[place] = byte
+            data = b"GET / HTTP/1.1\r\n" + HOST + b"X: " + value + b"\r\n\r\n"
+            outcome = parse(data)
+            assert (outcome[0] == len(data)) == passes, (bytes(value), outcome)

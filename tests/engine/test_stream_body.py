@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import read_all, read_response
@@ -188,7 +190,7 @@ def test_a_body_that_is_there_is_read_as_ever(stream) -> None:
     assert kinds == [io.BytesIO]
 
 
-def test_a_large_upload_stays_out_of_memory_and_files(stream, tmp_path) -> None:
+def test_a_large_upload_stays_out_of_memory_and_files(stream) -> None:
     size = 64 << 20
     opened = []
 
@@ -210,14 +212,10 @@ def test_a_large_upload_stays_out_of_memory_and_files(stream, tmp_path) -> None:
 
 
 def open_files() -> list[str]:
-    import os
-
     found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-        except FileNotFoundError:
-            continue
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
     return found
 
 

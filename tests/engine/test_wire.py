@@ -336,6 +336,19 @@ def test_pipelined_requests_are_answered_in_order(serve) -> None:
     assert answers == [b"/%d" % number for number in range(count)]
 
 
+def test_little_is_handed_to_the_kernel_of_what_a_client_does_not_read(serve) -> None:
+    engine = serve(streaming(iter([b"x" * (8 << 20)])))
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(engine.listener.getsockname())
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert eventually(lambda: engine.slot["bytes_out"])
+        time.sleep(0.2)
+        assert engine.slot["bytes_out"] < 1 << 20
+        assert len(body_of(read_all(client))) == 8 << 20
+
+
 def test_pipelined_behind_a_slow_reader(serve) -> None:
     def app(environ, start_response):
         start_response("200 OK", [])
