@@ -8,10 +8,8 @@ writes would otherwise belong to root, and what only root may read would be foun
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import select
 import stat
 import tempfile
@@ -27,9 +25,10 @@ from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
-from sockd.master.events import Loaded, LoadFailed
-from sockd.master.fleet import ended
+from sockd.identity import Identity, find, find_group, find_user
+from sockd.master.events import Left, Loaded, LoadFailed, Unshareable
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
+from sockd.master.roster import ended
 
 STATE = Path("/var/lib")  # of StateDirectory=, systemd.exec(5)
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
@@ -45,29 +44,6 @@ class Finding:
     exit_code: int = OK
     detail: str = ""
     """The application's traceback."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Whom the import runs as."""
-
-    name: str
-    uid: int
-    gid: int
-    groups: list[int]
-    home: str
-
-    def __str__(self) -> str:
-        return self.name or f"uid {self.uid}, as unit.user is empty"
-
-    def assume(self) -> None:
-        """For good. The variables are those that User= sets, systemd.exec(5)."""
-        os.setgroups(self.groups)
-        os.setgid(self.gid)
-        os.setuid(self.uid)
-        os.environ.update(
-            HOME=self.home, USER=self.name or "nobody", LOGNAME=self.name or "nobody"
-        )
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -107,16 +83,16 @@ def _accounts(config: Config) -> Iterator[Finding]:
     """Users and groups that this machine does not have."""
     unit = config.settings.unit
     looks: dict[str, tuple[str, Callable[[str], object]]] = {
-        "unit.user": (unit.user, _user),
-        "unit.group": (unit.group, _group),
-        "unit.socket_group": (unit.socket_group, _group),
+        "unit.user": (unit.user, find_user),
+        "unit.group": (unit.group, find_group),
+        "unit.socket_group": (unit.socket_group, find_group),
     }
     for key, (name, look) in looks.items():
         try:
             if name:
                 look(name)
         except KeyError:
-            kind = "user" if look is _user else "group"
+            kind = "user" if look is find_user else "group"
             text = f"{_at(config, key)}: this machine has no {kind} {name}"
             if key in config.sources:
                 yield Finding("problem", text, CONFIGURATION)
@@ -124,22 +100,17 @@ def _accounts(config: Config) -> Iterator[Finding]:
                 yield Finding("note", text)
 
 
-def _user(name: str) -> pwd.struct_passwd:
-    return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-
-
-def _group(name: str) -> int:
-    return (grp.getgrgid(int(name)) if name.isdigit() else grp.getgrnam(name)).gr_gid
-
-
 def _identity(config: Config) -> Identity:
+    """Whom the import runs as."""
     unit = config.settings.unit
     if not unit.user:
-        return Identity("", NOBODY, _group(unit.group) if unit.group else NOBODY, [], "/")
-    user = _user(unit.user)
-    gid = _group(unit.group) if unit.group else user.pw_gid
-    groups = os.getgrouplist(user.pw_name, gid)
-    return Identity(user.pw_name, user.pw_uid, gid, groups, user.pw_dir)
+        gid = find_group(unit.group) if unit.group else NOBODY
+        return Identity("", NOBODY, gid, [], "/")
+    return find(unit.user, unit.group)
+
+
+def _called(identity: Identity) -> str:
+    return identity.name or f"uid {identity.uid}, as unit.user is empty"
 
 
 def _as(identity: Identity, config: Config) -> Iterator[Finding]:
@@ -168,9 +139,10 @@ def _by_child(identity: Identity, config: Config, state: Path) -> Iterator[Findi
         try:
             os.close(read)
             identity.assume()
+            os.environ.update(identity.variables())
             os.environ["STATE_DIRECTORY"] = str(state)
             with os.fdopen(write, "w") as findings:
-                for finding in _import(config, f" as {identity}"):
+                for finding in _import(config, f" as {_called(identity)}"):
                     print(json.dumps(asdict(finding)), file=findings, flush=True)
             os._exit(OK)
         except KeyboardInterrupt:
@@ -186,7 +158,7 @@ def _by_child(identity: Identity, config: Config, state: Path) -> Iterator[Findi
     finally:
         _, status = os.waitpid(child, 0)
     if status:
-        raise RuntimeError(f"the process that looked as {identity} {ended(status)}")
+        raise RuntimeError(f"the process that looked as {_called(identity)} {ended(status)}")
 
 
 def _import(config: Config, whom: str) -> Iterator[Finding]:
@@ -274,7 +246,7 @@ def _application(config: Config, whom: str) -> Finding:
     server = None
     try:
         server = ForkServer(1, config, [], Board.create(1).fd)
-        threads = _await_import(server)
+        left = _await_import(server)
     except SockdError as error:
         place = _at(config, "app.target")
         return Finding("problem", f"{place}: {error}", error.exit_code, error.detail)
@@ -285,20 +257,21 @@ def _application(config: Config, whom: str) -> Finding:
                 os.waitpid(server.pid, 0)
             server.close()
     text = f"application {target}, imported in {time.monotonic() - begun:.2f} s{whom}"
-    if threads:
-        text += f"; it left threads, which workers do not have: {', '.join(threads)}"
-    return Finding("note" if threads else "ok", text)
+    if any(left):
+        text += f"; it left {left}"
+        alone = config.settings.preload == "auto" and (left.threads or left.connections)
+        text += ", so each worker imports it for itself" if alone else ""
+    return Finding("note" if any(left) else "ok", text)
 
 
-def _await_import(server: ForkServer) -> list[str]:
-    """The threads that the import left; SockdError as to why there was none."""
+def _await_import(server: ForkServer) -> Left:
+    """What the import left; SockdError as to why there was none."""
     deadline = time.monotonic() + server.plan.boot
     while select.select([server.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        events, threads = server.receive()
-        for event in events:
+        for event in server.receive():
             match event:
-                case Loaded():
-                    return threads
+                case Loaded() | Unshareable():
+                    return event.left
                 case LoadFailed():
                     raise SockdError(event.message, detail=event.detail)
                 case _:

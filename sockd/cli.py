@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -89,7 +90,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.runtime_dir is not None:
         os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
-    return serve(_loader(options))
+    return serve(_loader(options), watch=options.reload)
 
 
 def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
@@ -216,10 +217,18 @@ def _exec(options: argparse.Namespace) -> int:
 
 def _reload(options: argparse.Namespace) -> int:
     main_pid = os.environ.get("MAINPID", "")  # systemd.service(5), ExecReload=
-    generation = client.reload(
+    generation, notes = client.reload(
         client.locate(options.name), watch_pid=int(main_pid) if main_pid.isdigit() else None
     )
     _say(f"reloaded: generation {generation} serves")
+    for note in notes:
+        _say(note)
+    return OK
+
+
+def _workers(options: argparse.Namespace) -> int:
+    count = client.workers(client.locate(options.name), options.by)
+    _say(f"{count} worker{'' if count == 1 else 's'}, until the next reload")
     return OK
 
 
@@ -352,6 +361,12 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _by(text: str) -> int:
+    if not re.fullmatch(r"[+-]\d{1,3}", text, re.ASCII) or not int(text):
+        raise argparse.ArgumentTypeError("expected +N or -N")
+    return int(text)
+
+
 def _add_serve(commands: Commands) -> None:
     serve = _command(
         commands,
@@ -361,9 +376,15 @@ def _add_serve(commands: Commands) -> None:
         "Takes over the sockets that systemd passes, else listens on --bind.",
         ("sockd serve shop", "the service that /etc/sockd/shop.toml describes"),
         ("sockd serve hello:app --bind :8080 --workers 2", "no configuration needed"),
+        ("sockd serve hello:app --reload", "while you write it"),
         ("sockd serve 'shop.web:create_app()' --dir /srv/shop --venv /srv/shop/venv", "a factory"),
     )
     _add_configuration(serve, "127.0.0.1:8000")
+    serve.add_argument(
+        "--reload",
+        action="store_true",
+        help="reload when a file of the application or the configuration changes (development)",
+    )
     serve.add_argument(
         "--runtime-dir", metavar="DIR", type=_path, help="where control.sock is made"
     )
@@ -523,7 +544,17 @@ def _add_running(commands: Commands) -> None:
         ("sockd status shop --json", "all that is known, for programs"),
     )
     show.add_argument("--json", action="store_true", help="the whole document, as JSON")
-    for command in (reload, stop, show):
+    workers = _command(
+        commands,
+        "workers",
+        _workers,
+        "have more or fewer workers, until the next reload",
+        "\nReturns when those that were added can answer.",
+        ("sockd workers shop +2", "two more"),
+        ("sockd workers -1", "one fewer, of the only running service"),
+    )
+    for command in (reload, stop, show, workers):
         command.add_argument(
             "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )
+    workers.add_argument("by", metavar="±N", type=_by, help="how many more (+N) or fewer (-N)")

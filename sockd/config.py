@@ -97,6 +97,32 @@ def load(
     return Config(name or "app", path, settings, MappingProxyType(reader.sources))
 
 
+def sources_of(config: Config) -> list[Path]:
+    """The files that were read for it."""
+    return [config.path, *_drop_ins(config.path)] if config.path else []
+
+
+def waiting(before: Config, after: Config) -> list[str]:
+    """One sentence for each way in which settings that have changed take effect, if a reload is
+    not it."""
+    ways: dict[str, list[str]] = {"restart": [], "units": []}
+    for row in ROWS.values():
+        if row.change in ways and _value(before, row.key) != _value(after, row.key):
+            ways[row.change].append(row.key)
+    how = {
+        "restart": "a restart",
+        "units": f"`sockd generate-units --install {after.name}` and a restart",
+    }
+    return [f"{', '.join(keys)} changed: needs {how[way]}" for way, keys in ways.items() if keys]
+
+
+def _value(config: Config, key: str) -> object:
+    found: object = config.settings
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
+
+
 def only_name() -> str:
     """The name of the one service that DIRECTORY configures; UsageError when there is not one."""
     try:
@@ -296,6 +322,12 @@ def _contradictions(
         )
     elif not _is_target(settings.app.target):
         yield at("app.target", "expected module:attribute or module:factory()")
+    for hook in ("before_fork", "after_fork", "on_drain", "on_exit"):
+        target = getattr(settings.app, hook)
+        if target and (target.endswith(")") or not _is_target(target)):
+            yield at(f"app.{hook}", "expected module:function")
+    if settings.process.group and not settings.process.user:
+        yield at("process.group", "needs process.user")
     for name in settings.app.env:
         if not name or "=" in name:
             yield at("app.env", 'a variable\'s name is not empty and has no "="')

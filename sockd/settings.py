@@ -63,6 +63,13 @@ def _mode(value: Any) -> str:
     return text.rjust(4, "0")
 
 
+def _umask(value: Any) -> int | None:
+    text = _text(value)
+    if text and not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError('expected three octal digits, such as "027"')
+    return int(text, 8) if text else None
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -137,6 +144,13 @@ def _count(value: Any) -> int:
     return value
 
 
+def _percent(value: Any) -> int:
+    count = _count(value)
+    if count > 100:
+        raise ValueError("expected a whole number from 0 to 100")
+    return count
+
+
 def _threads(value: Any) -> int:
     count = _count(value)
     if not 1 <= count <= 512:
@@ -207,6 +221,14 @@ def _peers(value: Any) -> tuple[str, ...]:
     return peers
 
 
+def _requests(value: Any) -> tuple[str, ...]:
+    targets = _texts(value)
+    for target in targets:
+        if not re.fullmatch(r"(https?://[A-Za-z0-9._:\[\]-]+)?/[!-~]*", target) or "#" in target:
+            raise ValueError('expected paths such as "/" or URLs such as "https://shop.example/"')
+    return targets
+
+
 def _table(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError('expected a table of strings, such as { NAME = "value" }')
@@ -238,11 +260,14 @@ TIMEOUT = Kind("duration", _timeout)
 SIZE = Kind("size", _size)
 HEAD_SIZE = Kind("size", _head_size)
 COUNT = Kind("number", _count)
+PERCENT = Kind("number", _percent)
 THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
+UMASK = Kind("string", _umask)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
 PEERS = Kind("list of strings", _peers)
+REQUESTS = Kind("list of strings", _requests)
 TABLE = Kind("table of strings", _table)
 
 
@@ -260,6 +285,19 @@ class App:
         TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
     )
     venv: str = option(TEXT, "", "virtual environment whose Python runs the application")
+    before_fork: str = option(
+        TEXT, "", "`module:function`, called once when all is imported, before workers are forked"
+    )
+    after_fork: str = option(TEXT, "", "`module:function`, called in each worker before it serves")
+    on_drain: str = option(
+        TEXT, "", "`module:function`, called in a worker that is told to finish"
+    )
+    on_exit: str = option(TEXT, "", "`module:function`, called in a worker after its last request")
+    warmup: tuple[str, ...] = option(
+        REQUESTS,
+        [],
+        "what each worker is asked before it serves: paths, or URLs where the name matters",
+    )
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
     root_path: str = option(
         PATH,
@@ -299,6 +337,31 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+    idle_exit: float = option(
+        DURATION,
+        0,
+        "a service without an open connection ends after so long, and systemd starts it with the "
+        "next one; 0: never",
+    )
+
+
+@dataclass(frozen=True)
+class Recycle:
+    max_requests: int = option(COUNT, 0, "a worker is replaced after so many requests; 0: never")
+    max_memory: int = option(
+        SIZE, 0, "a worker is replaced when its private memory is so much; 0: never"
+    )
+    max_age: float = option(AGE, 0, "a worker is replaced after so long; 0: never")
+    jitter: int = option(PERCENT, 10, "percent by which these limits differ between workers")
+
+
+@dataclass(frozen=True)
+class Process:
+    user: str = option(
+        ACCOUNT, "", "whom the application runs as, where root runs sockd without systemd"
+    )
+    group: str = option(ACCOUNT, "", "its group; empty means that of the user")
+    umask: int | None = option(UMASK, "", "file mode creation mask, octal; empty: as it is")
 
 
 @dataclass(frozen=True)
@@ -419,13 +482,25 @@ class Settings:
         "whose default is `/run/sockd-NAME.sock`",
         "units",
     )
-    workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
+    workers: int = option(
+        WORKERS,
+        "auto",
+        "worker processes; auto: as many as the cores, the CPU quota and the memory limit allow",
+    )
     threads: int = option(
         THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
+    )
+    preload: str = option(
+        _one_of("auto", "on", "off"),
+        "auto",
+        "import the application once, and fork the workers from that; auto: unless the import "
+        "leaves threads or connections; off: each worker imports it",
     )
     app: App = field(default_factory=App)
     server: Server = field(default_factory=Server)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    recycle: Recycle = field(default_factory=Recycle)
+    process: Process = field(default_factory=Process)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)

@@ -137,6 +137,12 @@ def test_a_service_from_start_to_stop(tmp_path: Path, project: Path, serve: Serv
     assert "sockd/" not in done.stderr
     assert answer(tmp_path) == b"other"
 
+    done = sockd(tmp_path, "workers", "shop", "+1")
+    assert done.stderr == "sockd: 2 workers, until the next reload\n"
+    assert sockd(tmp_path, "workers", "-1").returncode == 0
+    for wrong in ("1", "+0", "+x", "+9999"):
+        assert sockd(tmp_path, "workers", wrong).returncode == 2
+
     project.write_text(project.read_text() + "drian = 5\n")
     done = sockd(tmp_path, "reload")
     assert done.returncode == 1
@@ -199,7 +205,17 @@ def test_help_has_examples(tmp_path: Path) -> None:
     top = sockd(tmp_path, "--help").stdout
     commands = re.findall(r"^    ([a-z-]+)", top, re.MULTILINE)
     assert set(commands) == {
-        *("serve", "check", "init", "generate-units", "exec", "reload", "stop", "status")
+        *(
+            "serve",
+            "check",
+            "init",
+            "generate-units",
+            "exec",
+            "reload",
+            "stop",
+            "status",
+            "workers",
+        )
     }
     for command in commands:
         done = sockd(tmp_path, command, "--help")

@@ -17,6 +17,8 @@ LAYERS = {
     "sockd.settings": 1,
     "sockd.errors": 1,
     "sockd.linux": 2,
+    "sockd.memory": 2,
+    "sockd.identity": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
     "sockd.config": 3,
@@ -28,6 +30,7 @@ LAYERS = {
     "sockd.loader": 3,
     "sockd.client": 4,
     "sockd.status": 4,
+    "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,
     "sockd.master": 7,
@@ -50,6 +53,7 @@ PACKAGES = {
 THIRD_PARTY = {"jinja2", "systemd", "sdnotify"}
 ALLOWED = {
     "sockd.units": {"jinja2"},
+    "sockd.watch": {"watchfiles"},  # where it is installed
     "sockd.activation": {"systemd"},
     "sockd.notify": {"systemd", "sdnotify"},
     "sockd.master": {"systemd", "sdnotify"},
