@@ -67,8 +67,8 @@ _sockd() {
             ;;
 %(cases)s
     esac
-    case $before in
-        =)
+    case "$command $before" in
+        *' =')
             return  # the value of a setting
             ;;
 %(values)s
@@ -95,23 +95,27 @@ BASH_VALUES = {
 
 def bash() -> str:
     found = list(commands())
-    values: dict[str, str] = {}
-    for command in found:
-        for option in command.flags:
-            for flag in option.flags if option.value else ():
-                action = _bash_value(option)
-                if values.setdefault(flag, action) != action:
-                    raise ValueError(
-                        f"{flag} of {command.name} takes what no other command's does"
-                    )
+    values = {
+        f"'{command.name} {flag}'": _bash_value(option)
+        for command in found
+        for option in command.flags
+        for flag in (option.flags if option.value else ())
+    }
     return BASH % {
         "commands": " ".join([*(command.name for command in found), "--help", "--version"]),
         "cases": "\n".join(_bash_case(command) for command in found),
         "values": "\n".join(
-            f"        {flag})\n            {action}\n            return\n            ;;"
-            for flag, action in values.items()
+            f"        {'|'.join(where)})\n            {action}\n            return\n            ;;"
+            for action, where in _by_action(values).items()
         ),
     }
+
+
+def _by_action(values: dict[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for where, action in values.items():
+        found.setdefault(action, []).append(where)
+    return found
 
 
 def _bash_case(command: Command) -> str:

@@ -207,7 +207,7 @@ def _places(config: Config, identity: Identity) -> Iterator[Finding]:
     if not unit.user:
         return
     try:
-        group = _group(unit.socket_group)
+        group = find_group(unit.socket_group)
     except KeyError:
         group = -1  # found already
     for path in unit.writable:
