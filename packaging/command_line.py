@@ -59,7 +59,9 @@ def commands() -> Iterator[Command]:
             summaries[name],
             description[len(summaries[name]) + 1 :].strip(),
             tuple(_examples(command.epilog or "")),
-            tuple(_option(action) for action in command._actions),
+            tuple(
+                _option(action) for action in command._actions if action.help != argparse.SUPPRESS
+            ),
             tuple(
                 frozenset(
                     flag for action in group._group_actions for flag in action.option_strings
