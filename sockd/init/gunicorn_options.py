@@ -117,6 +117,10 @@ def _account(key: str) -> Convert:
     return convert
 
 
+def _preload(draft: Draft, given: Given) -> None:
+    draft.put("preload", "on", f"{given.name} of {given.origin}")
+
+
 def _trusted(draft: Draft, given: Given) -> None:
     peers = words(given.value)
     if "*" in peers:
@@ -181,8 +185,17 @@ _ROWS = (
         "",
         to("limits.connections", number),
     ),
-    _row("max_requests --max-requests", "", "workers are not recycled"),
-    _row("max_requests_jitter --max-requests-jitter", "", "workers are not recycled"),
+    _row(
+        "max_requests --max-requests",
+        "recycle.max_requests",
+        "the replacement is ready first",
+        to("recycle.max_requests", number),
+    ),
+    _row(
+        "max_requests_jitter --max-requests-jitter",
+        "",
+        "`recycle.jitter` is a percentage, 10 by default",
+    ),
     _row(
         "timeout -t --timeout",
         "",
@@ -218,7 +231,7 @@ _ROWS = (
         "0 is not offered",
         _limit("limits.header_field"),
     ),
-    _row("reload --reload", "", "`systemctl reload NAME` after a change"),
+    _row("reload --reload", "", "`systemctl reload NAME`; `sockd serve --reload` to develop"),
     _row("reload_engine --reload-engine", "", "as reload"),
     _row("reload_extra_files --reload-extra-file", "", "as reload"),
     _row("spew --spew", "", "a debugger does this"),
@@ -226,8 +239,9 @@ _ROWS = (
     _row("print_config --print-config", "", "`sockd check NAME`"),
     _row(
         "preload_app --preload",
-        "",
-        "always: each reload loads the code once, workers are forked of that",
+        "preload",
+        "`auto` preloads too, where that is safe, and each reload loads new code",
+        _preload,
     ),
     _row("sendfile --no-sendfile", "", "chosen by sockd"),
     _row("reuse_port --reuse-port", "", "systemd holds one socket for all workers"),
@@ -280,22 +294,18 @@ _ROWS = (
         'a module with `application = loadapp("config:/PATH")` does it',
     ),
     _row("on_starting", "", HOOK + "put it before the start: `ExecStartPre=` in a drop-in"),
-    _row("on_reload", "", HOOK + "a reload imports the application anew: module level"),
+    _row("on_reload", "", HOOK + "`app.before_fork` is called for each generation"),
     _row("when_ready", "", HOOK + "`systemctl start` returns when workers are ready"),
-    _row("pre_fork", "", HOOK + "the application's module level is run before workers fork"),
-    _row("post_fork", "", HOOK + "`os.register_at_fork(after_in_child=...)` in the application"),
-    _row(
-        "post_worker_init",
-        "",
-        HOOK + "`os.register_at_fork(after_in_child=...)` in the application",
-    ),
-    _row("worker_int", "", HOOK + "workers are ended by sockd"),
+    _row("pre_fork", "", HOOK + "`app.before_fork`, once for each generation"),
+    _row("post_fork", "", HOOK + "`app.after_fork`"),
+    _row("post_worker_init", "", HOOK + "`app.after_fork`"),
+    _row("worker_int", "", HOOK + "`app.on_drain`"),
     _row("worker_abort", "", HOOK + "the journal tells why a worker ended"),
     _row("pre_exec", "", HOOK + "there is no exec of the master"),
     _row("pre_request", "", HOOK + "a WSGI middleware sees each request"),
     _row("post_request", "", HOOK + "a WSGI middleware sees each response"),
     _row("child_exit", "", HOOK + "the journal tells of each worker's end"),
-    _row("worker_exit", "", HOOK + "`atexit` in the application"),
+    _row("worker_exit", "", HOOK + "`app.on_exit`"),
     _row("nworkers_changed", "", HOOK + "`sockd status --json`"),
     _row("on_exit", "", HOOK + "`ExecStopPost=` in a drop-in"),
     _row("ssl_context", "", TLS),

@@ -25,7 +25,7 @@ PROTOCOL = (
     "HTTP, not the uwsgi protocol: nginx uses `proxy_pass` for `uwsgi_pass`, as in the generated "
     "site"
 )
-RECYCLED = "workers are not recycled"
+JITTER = "`recycle.jitter` is a percentage, 10 by default"
 ADAPTED = "the number of workers is fixed; `auto` is one for each core"
 APART = "a service of its own does this, under systemd"
 NGINX = "nginx does this"
@@ -135,6 +135,10 @@ def _socket_owner(draft: Draft, given: Given) -> None:
             draft.put(key, name, f"{given.name} of {given.origin}")
 
 
+def _lazy(draft: Draft, given: Given) -> None:
+    draft.put("preload", "off", f"{given.name} of {given.origin}")
+
+
 def _master(draft: Draft, given: Given) -> None:
     raise Left("there always is one" if true(given.value) else "there always is a master")
 
@@ -176,7 +180,7 @@ _ROWS = (
     _row("threads-stacksize thread-stacksize", "", "the system's"),
     _row("single-interpreter", "", ALWAYS),
     _row("need-app strict", "", "an application that does not load fails the start"),
-    _row("lazy-apps lazy", "", "loaded once for each reload, workers are forked of that"),
+    _row("lazy-apps lazy", "preload", "`off`", _lazy),
     _row("py-call-osafterfork py-call-uwsgi-fork-hooks", "", ALWAYS),
     _row("harakiri", "", "a worker is not killed for a slow request"),
     _row("harakiri-verbose", "", "the journal tells why a worker ended"),
@@ -189,9 +193,16 @@ _ROWS = (
         "",
         to("timeouts.drain", seconds),
     ),
-    _row("max-requests max-requests-delta", "", RECYCLED),
-    _row("max-worker-lifetime min-worker-lifetime max-worker-lifetime-delta", "", RECYCLED),
-    _row("reload-on-rss reload-on-as evil-reload-on-rss evil-reload-on-as", "", RECYCLED),
+    _row("max-requests", "recycle.max_requests", "", to("recycle.max_requests", number)),
+    _row("max-worker-lifetime", "recycle.max_age", "", to("recycle.max_age", seconds)),
+    _row("max-requests-delta max-worker-lifetime-delta min-worker-lifetime", "", JITTER),
+    _row(
+        "reload-on-rss evil-reload-on-rss",
+        "recycle.max_memory",
+        "private memory, without what workers share",
+        to("recycle.max_memory", lambda value: f"{number(value)}MiB"),
+    ),
+    _row("reload-on-as evil-reload-on-as", "", "`recycle.max_memory` counts memory in use"),
     _row("limit-as", "", "`unit.service = { MemoryMax = ... }`"),
     _row("buffer-size", "limits.head", "", to("limits.head", lambda v: max(number(v), 16384))),
     _row("post-buffering post-buffering-bufsize", "", "bodies are read before the call"),
