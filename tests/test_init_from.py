@@ -162,7 +162,7 @@ def test_a_command_line(project: Path, line: str, expected: dict[str, Any]) -> N
         ("--forwarded-allow-ips *", "with * every client could say who it is"),
         ("-b fd://3", "bind: systemd passes the listening sockets"),
         ("--paste x.ini", "paste: a module with `application = loadapp"),
-        ("--reload --daemon", "reload: `systemctl reload NAME`; `sockd serve --reload` to develop"),
+        ("--reload --daemon", "reload: `systemctl reload NAME`; `sockd serve --reload`"),
         ("-c python:conf", "python:conf: give the file to --from"),
         ("'web:create(1)'", "web:create(1): a factory is called without arguments"),
         ("--ca-certs x", "ca_certs: nginx speaks TLS"),
