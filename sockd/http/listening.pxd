@@ -33,6 +33,7 @@ cdef class Listening:
     cdef void turn(self, bint on) noexcept
     cdef void pause(self, uint64_t usec) noexcept
     cdef int accept(self, int index, Connection** connection) noexcept
+    cdef void queue_up(self, int index) noexcept
     cdef bint leaves_it(self) noexcept
     cdef bint _has_its_share(self) noexcept
     cdef bint _watch(self, int index, bint on) noexcept

@@ -116,13 +116,15 @@ cdef class Listening:
         if connection[0] == NULL:
             close(fd)
             return NO_ROOM
+        return 1
+
+    cdef void queue_up(self, int index) noexcept:
+        """After a connection that stays: the kernel wakes the first waiting worker in the order of
+        their registration, and the last one to accept goes to the end of that line."""
         if not self.alone and self.on:
-            # The kernel wakes the first waiting worker in the order of their registration: the
-            # last one to accept goes to the end of that line.
             self._watch(index, False)
             if not self._watch(index, True):
                 self.pause(AGAIN_USEC)
-        return 1
 
     cdef bint leaves_it(self) noexcept:
         """Leave what waits to workers that have fewer connections: they were woken for others of

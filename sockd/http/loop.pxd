@@ -25,6 +25,7 @@ cdef class Loop:
     cdef Connections all
     cdef Slot* slot
     cdef Listening listening
+    cdef int batch
     cdef Helper* helper
     cdef bytes health
     cdef bytes late_head
@@ -50,6 +51,7 @@ cdef class Loop:
     cdef void _expire(self, uint64_t now) noexcept
     cdef int _cut(self, Connection* c, str why) except -1
     cdef void _listen_if_free(self) noexcept
+    cdef void _accept_some(self, int index) noexcept
     cdef bint _accept(self, int index) noexcept
     cdef bint _make_room(self) noexcept
     cdef Connection* _longest_idle(self) noexcept

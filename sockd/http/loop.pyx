@@ -140,6 +140,9 @@ cdef enum:
     LINGER_BYTES = 1 << 20
     # A connection that has not asked anything yet counts as idle after this.
     GRACE_USEC = 1000000
+    # What is accepted in one go.
+    ACCEPTED = 16
+    ACCEPTING_USEC = 1000
     # Connections that are looked at to find one that can be closed.
     ATTEMPTS = 16
 
@@ -176,6 +179,7 @@ cdef class Loop:
         self.listeners = list(listeners)
         self.slot = self.all.slot = board.slot(slot)
         self.watchers = {}
+        self.batch = 1
         self.trust = Trust(settings.server.trusted)
         limits = settings.limits
         self.all.limits.request_line = limits.request_line
@@ -317,7 +321,7 @@ cdef class Loop:
         for i in range(count):
             tag = events[i].data.u64
             if tag & 3 == OF_LISTENER:
-                self._accept(<int>(tag >> 2))
+                self._accept_some(<int>(tag >> 2))
             elif tag & 3 == OF_WATCHER:
                 try:
                     callback = self.watchers.get(<int>(tag >> 2))
@@ -432,6 +436,21 @@ cdef class Loop:
         else:
             self.listening.turn(has_thread)
 
+    cdef void _accept_some(self, int index) noexcept:
+        """As many as came last time and one more, so that a burst takes few turns and a single
+        connection few calls in vain. What other workers could serve meanwhile is left to them."""
+        cdef uint64_t before = self.slot.connections
+        cdef uint64_t until = self.all.now + ACCEPTING_USEC
+        cdef int taken = 0
+        while taken < self.batch and self.all.now < until:
+            if not self._accept(index):
+                self.batch = max(taken, 1)
+                return
+            taken += 1
+            if self.slot.connections > before and not self.listening.alone:
+                break
+        self.batch = min(taken + 1, <int>ACCEPTED)
+
     cdef bint _accept(self, int index) noexcept:
         """One connection: accepted, and served at once if its request is there already. Whether
         there may be more."""
@@ -450,6 +469,8 @@ cdef class Loop:
             self._readable(c)
         except Exception:
             self._broken(c)
+        if c.state != CLOSED:
+            self.listening.queue_up(index)
         if c.state == NEW and not self.listening.alone:
             # In a burst of connections that ask nothing yet: the others were woken for theirs.
             sched_yield()
