@@ -26,6 +26,7 @@ cdef class Loop:
     cdef Slot* slot
     cdef Listening listening
     cdef int batch
+    cdef uint64_t admitted_usec
     cdef Helper* helper
     cdef bytes health
     cdef bytes late_head
@@ -51,6 +52,7 @@ cdef class Loop:
     cdef void _expire(self, uint64_t now) noexcept
     cdef int _cut(self, Connection* c, str why) except -1
     cdef void _listen_if_free(self) noexcept
+    cdef void _admit(self) noexcept
     cdef void _accept_some(self, int index) noexcept
     cdef bint _accept(self, int index) noexcept
     cdef bint _make_room(self) noexcept

@@ -140,6 +140,7 @@ cdef enum:
     LINGER_BYTES = 1 << 20
     # A connection that has not asked anything yet counts as idle after this.
     GRACE_USEC = 1000000
+    ADMITTING_USEC = 2000
     # What is accepted in one go.
     ACCEPTED = 16
     ACCEPTING_USEC = 1000
@@ -442,7 +443,7 @@ cdef class Loop:
         cdef uint64_t before = self.slot.connections
         cdef uint64_t until = self.all.now + ACCEPTING_USEC
         cdef int taken = 0
-        while taken < self.batch and self.all.now < until:
+        while self.listening.on and taken < self.batch and self.all.now < until:
             if not self._accept(index):
                 self.batch = max(taken, 1)
                 return
@@ -456,7 +457,7 @@ cdef class Loop:
         there may be more."""
         cdef Connection* c = NULL
         cdef int outcome
-        if not self.listening.on or (not self.draining and self.listening.leaves_it()):
+        if not self.draining and self.listening.leaves_it():
             return False
         outcome = self.listening.accept(index, &c)
         if outcome == NO_ROOM and not self._make_room():
@@ -527,7 +528,7 @@ cdef class Loop:
             if accept_rest:
                 self.listening.turn(True)
                 for index in range(self.listening.count):
-                    while self._accept(index):
+                    while self.listening.on and self._accept(index):
                         pass
             self.listening.turn(False)
         self.listening.again = 0
@@ -819,7 +820,19 @@ cdef class Loop:
             except Exception:
                 self._broken(c)
         self._listen_if_free()
+        if not self.listening.on and not self.draining and not self.listening.again:
+            self._admit()
         return 0
+
+    cdef void _admit(self) noexcept:
+        """Threads come free and are taken again by the connections that are here: let one that
+        waits outside into their line now and then, or it would wait as long as they ask."""
+        cdef int index
+        if self.all.now >= self.admitted_usec + ADMITTING_USEC:
+            self.admitted_usec = self.all.now
+            for index in range(self.listening.count):
+                if self._accept(index):
+                    break
 
     cdef int _finish(self, Connection* c) except -1:
         cdef Response response = <Response>c.response
