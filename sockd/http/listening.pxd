@@ -29,11 +29,13 @@ cdef class Listening:
     cdef int in_vain
     cdef int reach
     cdef uint64_t reach_usec
+    cdef Slot* least
 
     cdef void turn(self, bint on) noexcept
     cdef void pause(self, uint64_t usec) noexcept
     cdef int accept(self, int index, Connection** connection) noexcept
     cdef void queue_up(self, int index) noexcept
+    cdef bint was_nudged(self) noexcept
     cdef bint leaves_it(self) noexcept
     cdef bint _has_its_share(self) noexcept
     cdef bint _watch(self, int index, bint on) noexcept

@@ -38,6 +38,46 @@ cdef extern from "sys/socket.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
 
+cdef extern from *:
+    """
+    #include <signal.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    static volatile sig_atomic_t nudged = 0;
+
+    static void on_nudge(int sig) {
+        (void)sig;
+        nudged = 1;
+    }
+
+    /* SIGURG is ignored by default, so a nudge harms nobody. It interrupts epoll_wait(2) always, and
+       with SA_RESTART none of the application's calls (signal(7)). */
+    static void heed_nudges(void) {
+        struct sigaction action;
+        if (sigaction(SIGURG, NULL, &action) == 0 && action.sa_handler == SIG_DFL) {
+            memset(&action, 0, sizeof action);
+            action.sa_handler = on_nudge;
+            action.sa_flags = SA_RESTART;
+            sigaction(SIGURG, &action, NULL);
+        }
+    }
+
+    static void nudge(pid_t pid) {
+        syscall(SYS_tgkill, pid, pid, SIGURG);  /* its main thread, where the loop is */
+    }
+
+    static int was_nudged(void) {
+        int was = nudged;
+        nudged = 0;
+        return was;
+    }
+    """
+    void heed_nudges() nogil
+    void nudge(int pid) nogil
+    int c_was_nudged "was_nudged"() nogil
+
 cdef enum:
     # What the kernel takes of a response that it cannot send yet. Otherwise it is up to 4 MiB, so a
     # few hundred clients that do not read bring all of TCP to its limit (tcp_mem of tcp(7)).
@@ -73,6 +113,8 @@ cdef class Listening:
         self.board = board
         self.threads = settings.threads
         self.alone = settings.workers == 1
+        if not self.alone:
+            heed_nudges()
 
     cdef void turn(self, bint on) noexcept:
         """Take the listeners into epoll, or out (an exclusive entry cannot be modified). Without
@@ -126,9 +168,13 @@ cdef class Listening:
             if not self._watch(index, True):
                 self.pause(AGAIN_USEC)
 
+    cdef bint was_nudged(self) noexcept:
+        """Whether another worker has left a connection to this one."""
+        return c_was_nudged()
+
     cdef bint leaves_it(self) noexcept:
-        """Leave what waits to workers that have fewer connections: they were woken for others of
-        the same burst, or will be, and look at this one then."""
+        """Leave what waits to the worker that has the fewest connections, and say so to it: the
+        kernel has woken nobody else for it."""
         cdef uint64_t now = self.all.now
         if self.alone or self.all.slot.connections < 2 or now < self.unshared_until:
             return False
@@ -144,6 +190,8 @@ cdef class Listening:
                 self.in_vain -= 1
                 self.unshared_until = now + UNSHARED_USEC
             return False
+        if self.least != NULL:
+            nudge(<int>self.least.pid)
         self.pause(LEFT_USEC)
         return True
 
@@ -156,6 +204,7 @@ cdef class Listening:
         cdef int index
         cdef int learnt = 0
         cdef bint learning = self.all.now > self.reach_usec + REACH_USEC
+        self.least = NULL
         if learning:
             self.reach_usec = self.all.now
             self.reach = self.board.slots
@@ -167,6 +216,8 @@ cdef class Listening:
             ):
                 total += slot.connections
                 workers += 1
+                if self.least == NULL or slot.connections < self.least.connections:
+                    self.least = slot
             if learning and slot.state:
                 learnt = index + 1
         if learning:
@@ -174,4 +225,4 @@ cdef class Listening:
         if total - mine != self.of_others:
             self.of_others = total - mine
             self.in_vain = 0
-        return mine * workers > total + workers // 2
+        return mine * workers > total

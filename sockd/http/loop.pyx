@@ -319,6 +319,9 @@ cdef class Loop:
         self.all.now = woken
         self.slot.beat_usec = woken
         self._tell_date()
+        if count < 0 and self.listening.was_nudged():
+            for i in range(self.listening.count):
+                self._accept_some(i)
         for i in range(count):
             tag = events[i].data.u64
             if tag & 3 == OF_LISTENER:
