@@ -426,11 +426,13 @@ cdef class Loop:
                 rouse(self.helper)
         if self.draining or self.listening.again:
             return
-        if self.slot.connections >= self.connection_limit and not self._make_room():
+        if not has_thread:
+            self.listening.turn(False)
+        elif self.slot.connections >= self.connection_limit and not self._make_room():
             # Not until one closes: others become idle, and can be closed for those who wait.
             self.listening.pause(AGAIN_USEC)
         else:
-            self.listening.turn(has_thread)
+            self.listening.turn(True)
 
     cdef bint _accept(self, int index) noexcept:
         """One connection: accepted, and served at once if its request is there already. Whether
@@ -721,7 +723,9 @@ cdef class Loop:
         response.body = body
         if self.pool is not None:
             self.pool.submit(response, BEGIN)
-            self._listen_if_free()
+            if self.pool.busy == self.pool.size:
+                # Never to make room, which reads: what follows this request lies in `scratch`.
+                self._listen_if_free()
             return 0
         step_away(self.helper, self.all.now)
         try:
