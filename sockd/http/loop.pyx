@@ -700,6 +700,7 @@ cdef class Loop:
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
         drop_head(&self.all, c)
+        c.arrived_usec = 0
         c.served += 1
         if not kept:
             return self._linger(c)
