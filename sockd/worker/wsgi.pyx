@@ -180,6 +180,7 @@ cdef class Call(Response):
     cdef int64_t known_length
 
     def __call__(self, status, headers, exc_info=None):
+        self._check_open()
         if not isinstance(headers, list):
             raise TypeError(f"headers have to be a list, not {type(headers).__name__}")
         if exc_info is not None:
@@ -197,6 +198,7 @@ cdef class Call(Response):
 
     def write(self, data):
         """PEP 3333's write(): for applications that cannot return an iterable."""
+        self._check_open()
         data = self._piece(data)
         if self.written is None:
             self.written = []
@@ -371,6 +373,12 @@ cdef class Call(Response):
                 })
             except MemoryError:
                 pass
+    cdef int _check_open(self) except -1:
+        """The object may serve another request once nobody knows it any more."""
+        if self.closed:
+            raise RuntimeError("the response has ended")
+        return 0
+
         return 0
 
     cdef int close(self) except -1:
