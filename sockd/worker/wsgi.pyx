@@ -319,6 +319,12 @@ cdef class Call(Response):
     cdef int _send_written(self) except -1:
         """What write() took, in its order: what went to the file, then the rest, then the
         iterable."""
+            if self.written is not None:
+                # PEP 3333 forbids write() within the iterable; what others let pass keeps its order.
+                if data is not END:
+                    self.write(data)
+                self._send_written()
+                return 0
         if self.spool is not None and not self.spool_sent:
             self.spool.flush()
             self.spool_sent = True
@@ -328,7 +334,11 @@ cdef class Call(Response):
             self.written.clear()
         else:
             self.written = None
-            self._begin_iterable()
+            if self.spool is not None:
+                self.spool.close()
+                self.spool = None
+            if self.iterator is None:
+                self._begin_iterable()
         return 0
 
     cdef bytes _piece(self, object data):
