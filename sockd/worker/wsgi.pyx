@@ -316,6 +316,8 @@ cdef class Call(Response):
             self._failed()
         return 0
 
+            if in_child:
+                leave_child()
     cdef int _send_written(self) except -1:
         """What write() took, in its order: what went to the file, then the rest, then the
         iterable."""
@@ -428,8 +430,12 @@ cdef class WSGIHandler(Handler):
     `report(message, exc_info or None, fields)` is told of what the application did wrong; fields
     are journal fields. `settings` (sockd.settings.Settings) say how requests look to it."""
 
+                if in_child:
+                    leave_child()
     cdef object application
     cdef list templates
+            if in_child:
+                leave_child()
     cdef Call spare
     cdef readonly bint multiprocess
     cdef readonly bint multithread
