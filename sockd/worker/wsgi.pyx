@@ -250,6 +250,8 @@ cdef class Call(Response):
         if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
             return False
         self.handler.turn_away()
+        if self._leaves_input():
+            self.keep_alive = False
         self.fail(503, [("Retry-After", "1")])
         return True
 
@@ -311,6 +313,8 @@ cdef class Call(Response):
                 return 0
             data = self._piece(data)
             if data:
+            if self.head_written and self.stream is not None:
+                (<Stream>self.stream).ask = False  # RFC 9110 10.1.1: no 100 within the response
                 self.add(<bytes>data, self.known_length)
         except BaseException:
             self._failed()
