@@ -283,21 +283,28 @@ cdef class Call(Response):
         """Hand a regular file to the kernel; false if it is none."""
         filelike = (<FileWrapper>self.iterable).filelike
         # Only what reads as its descriptor does: a gzip file has the fileno() of what it unpacks.
-        raw = filelike.raw if isinstance(filelike, (BufferedReader, BufferedRandom)) else filelike
-        if not isinstance(raw, FileIO):
-            return False
+        raw = filelike
         try:
+            if type(filelike) is BufferedReader or type(filelike) is BufferedRandom:
+                raw = filelike.raw
+            if type(raw) is not FileIO:
+                return False
             fd = filelike.fileno()
             at = filelike.tell()
             status = os.fstat(fd)
         except (AttributeError, OSError, ValueError):
             return False
-        if not stat.S_ISREG(status.st_mode) or at > status.st_size:
+        # Those of /proc are empty by their size.
+        if not stat.S_ISREG(status.st_mode) or at > status.st_size or status.st_size == 0:
             return False
         self._check_started()
         if self.head_written:
             return False
-        self.add_file(fd, at, status.st_size - at, status.st_size - at)
+        size = status.st_size - at
+        if self.length >= 0:
+            # PEP 3333: a file is sent until its end or Content-Length bytes were.
+            size = min(size, self.length)
+        self.add_file(fd, at, size, size)
         self.end()
         return True
 
@@ -306,31 +313,43 @@ cdef class Call(Response):
             if self.written is not None:
                 self._send_written()
                 return 0
-            data = next(self.iterator, END)
-            self._check_started()
-            if data is END:
-                self.end()
-                return 0
-            data = self._piece(data)
-            if data:
             if self.head_written and self.stream is not None:
                 (<Stream>self.stream).ask = False  # RFC 9110 10.1.1: no 100 within the response
-                self.add(<bytes>data, self.known_length)
-        except BaseException:
-            self._failed()
-        return 0
-
+            data = next(self.iterator, END)
             if in_child:
                 leave_child()
-    cdef int _send_written(self) except -1:
-        """What write() took, in its order: what went to the file, then the rest, then the
-        iterable."""
+            self._check_started()
             if self.written is not None:
                 # PEP 3333 forbids write() within the iterable; what others let pass keeps its order.
                 if data is not END:
                     self.write(data)
                 self._send_written()
                 return 0
+            if data is END:
+                self.end()
+                return 0
+            data = self._piece(data)
+            if data:
+                self._add_piece(<bytes>data)
+        except BaseException:
+            self._failed()
+        return 0
+
+    cdef int _add_piece(self, bytes data) except -1:
+        """A piece of the iterable, and the end where it is known that no more can be sent."""
+        if type(self.iterable) is FileWrapper and self.length >= 0:
+            # PEP 3333: a file is sent until its end or Content-Length bytes were.
+            data = data[:self.length - self.body_size]
+        self.add(data, self.known_length)
+        if self.bodyless or (
+            type(self.iterable) is FileWrapper and self.body_size == self.length
+        ):
+            self.end()
+        return 0
+
+    cdef int _send_written(self) except -1:
+        """What write() took, in its order: what went to the file, then the rest, then the
+        iterable."""
         if self.spool is not None and not self.spool_sent:
             self.spool.flush()
             self.spool_sent = True
@@ -353,6 +372,12 @@ cdef class Call(Response):
         if isinstance(data, bytes):
             return b"".join((data,))
         raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
+
+    cdef int _check_open(self) except -1:
+        """The object may serve another request once nobody knows it any more."""
+        if self.closed:
+            raise RuntimeError("the response has ended")
+        return 0
 
     cdef int _check_started(self) except -1:
         if not self.started:
@@ -389,17 +414,13 @@ cdef class Call(Response):
                 })
             except MemoryError:
                 pass
-    cdef int _check_open(self) except -1:
-        """The object may serve another request once nobody knows it any more."""
-        if self.closed:
-            raise RuntimeError("the response has ended")
-        return 0
-
         return 0
 
     cdef int close(self) except -1:
         cdef object iterable = self.iterable
         self.closed = True
+        if self.stream is not None:
+            (<Stream>self.stream).end()
         if self.spool is not None or type(self.body) is not BytesIO:
             self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
@@ -409,8 +430,12 @@ cdef class Call(Response):
                 if close is not None:
                     close()
             except BaseException:
+                if in_child:
+                    leave_child()
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
+            if in_child:
+                leave_child()
         return 0
 
     cdef int _close_files(self) except -1:
@@ -434,12 +459,8 @@ cdef class WSGIHandler(Handler):
     `report(message, exc_info or None, fields)` is told of what the application did wrong; fields
     are journal fields. `settings` (sockd.settings.Settings) say how requests look to it."""
 
-                if in_child:
-                    leave_child()
     cdef object application
     cdef list templates
-            if in_child:
-                leave_child()
     cdef Call spare
     cdef readonly bint multiprocess
     cdef readonly bint multithread
