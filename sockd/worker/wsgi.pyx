@@ -471,7 +471,7 @@ cdef class WSGIHandler(Handler):
 
     def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
-        self.root = settings.app.root_path.rstrip("/")
+        self.root = settings.app.root_path.rstrip("/").encode().decode("latin-1")  # PEP 3333
         self.early_hints = settings.server.early_hints
         self.report = report
         self.multiprocess = multiprocess
