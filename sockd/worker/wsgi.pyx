@@ -171,6 +171,9 @@ cdef class Call(Response):
     cdef Loop loop
     cdef WSGIHandler handler
     cdef dict environ
+    # As they came: environ is the application's to change.
+    cdef str method
+    cdef str target
     cdef list written
     cdef Py_ssize_t written_size
     cdef object spool
@@ -222,10 +225,11 @@ cdef class Call(Response):
             send_early_hints((<Connection*>self.connection).fd, list(headers))
 
     cdef int begin(self) except -1:
-        cdef str method = <str>self.environ["REQUEST_METHOD"]
-        cdef str target = <str>self.environ["RAW_URI"]
-        note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
-                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.all.now)
+        note_request(
+            self.loop.slot,
+            <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
+            <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
+            self.loop.all.now)
         if self.loop.queue_limit and self._has_waited_too_long():
             return 0
         self.environ["wsgi.input"] = self.body
@@ -409,8 +413,8 @@ cdef class Call(Response):
         if self.handler.report is not None:
             try:
                 self.handler.report(f"{self.describe()}: {what}", exc_info, {
-                    "HTTP_METHOD": self.environ["REQUEST_METHOD"],
-                    "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+                    "HTTP_METHOD": self.method,
+                    "HTTP_PATH": self.target.partition("?")[0],
                 })
             except MemoryError:
                 pass
@@ -450,7 +454,7 @@ cdef class Call(Response):
         return 0
 
     cdef str describe(self):
-        return f"{self.environ['REQUEST_METHOD']} {self.environ['RAW_URI']}"
+        return f"{self.method} {self.target}"
 
 
 cdef class WSGIHandler(Handler):
@@ -554,6 +558,8 @@ cdef class WSGIHandler(Handler):
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = target
+        call.method = method
+        call.target = target
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         peer = peer_of(c)

@@ -224,3 +224,30 @@ def test_a_health_check_does_not_age_the_next_request(serve) -> None:
         time.sleep(0.4)
         client.sendall(get("/", CLOSE))
         assert read_response(client)[0] == 200
+
+
+def test_an_application_may_do_to_its_environ_what_it_likes(serve) -> None:
+    """PEP 3333: "the application is allowed to modify the dictionary in any way it desires"."""
+
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        environ.clear()
+        if path == "/odd":
+            environ.update(REQUEST_METHOD=None, RAW_URI=1)
+        raise ValueError("as asked")
+
+    engine = serve(app)
+    with engine.connect() as client:
+        for path in ("/clear", "/odd"):
+            client.sendall(get(path))
+            assert read_response(client)[0] == 500
+    assert [type(error[1]) for _, error in engine.reports] == [ValueError, ValueError]
+
+
+def test_a_root_path_beyond_ascii(serve) -> None:
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [f"{environ['SCRIPT_NAME']}|{environ['PATH_INFO']}".encode("latin-1")]
+
+    engine = serve(app, app_root_path="/büro")
+    assert answers(engine, get("/b%C3%BCro/x", CLOSE)) == "/büro|/x".encode()
