@@ -324,7 +324,7 @@ cdef class Call(Response):
                 leave_child()
             self._check_started()
             if self.written is not None:
-                # PEP 3333 forbids write() within the iterable; what others let pass keeps its order.
+                # PEP 3333 forbids write() within the iterable; others let it pass, in its order.
                 if data is not END:
                     self.write(data)
                 self._send_written()

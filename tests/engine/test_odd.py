@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import read_all, read_response
-from test_wire import CLOSE, body_of, echo, get, hello, post
+from test_wire import CLOSE, body_of, get, hello
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
@@ -163,7 +163,7 @@ def test_a_file_goes_out_up_to_the_content_length(serve, tmp_path, how) -> None:
 def test_a_file_that_tells_no_size(serve) -> None:
     def app(environ, start_response):
         start_response("200 OK", [])
-        return environ["wsgi.file_wrapper"](open("/proc/self/status", "rb"))
+        return environ["wsgi.file_wrapper"](Path("/proc/self/status").open("rb"))
 
     assert answers(serve(app), b"GET / HTTP/1.0\r\n\r\n").startswith(b"Name:")
 

@@ -257,8 +257,6 @@ def test_100_continue_never_comes_in_the_middle_of_a_response(stream) -> None:
 
 def test_a_request_that_is_turned_away_with_its_body_unread_says_close(stream) -> None:
     engine = stream(hello, limits_queue_time=1.0, server_trusted=("127.0.0.1",))
-    answer = engine.talk(HEAD + b"X-Request-Start: t=1600000000\r\nContent-Length: 9\r\n\r\n", b"1")
-    assert answer.startswith(b"HTTP/1.1 200 ")  # that clock is wrong
     start = f"X-Request-Start: t={time.time() - 10:.3f}\r\n".encode()
     answer = engine.talk(HEAD + start + b"Content-Length: 9\r\n\r\n", b"1")
     assert answer.startswith(b"HTTP/1.1 503 ")
