@@ -434,11 +434,13 @@ cdef class Loop:
                 rouse(self.helper)
         if self.draining or self.listening.again:
             return
-        if self.slot.connections >= self.connection_limit and not self._make_room():
+        if not has_thread:
+            self.listening.turn(False)
+        elif self.slot.connections >= self.connection_limit and not self._make_room():
             # Not until one closes: others become idle, and can be closed for those who wait.
             self.listening.pause(AGAIN_USEC)
         else:
-            self.listening.turn(has_thread)
+            self.listening.turn(True)
 
     cdef void _accept_some(self, int index) noexcept:
         """As many as came last time and one more, so that a burst takes few turns and a single
@@ -723,6 +725,7 @@ cdef class Loop:
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
         drop_head(&self.all, c)
+        c.arrived_usec = 0
         c.served += 1
         if not kept:
             return self._linger(c)
@@ -746,7 +749,9 @@ cdef class Loop:
         response.body = body
         if self.pool is not None:
             self.pool.submit(response, BEGIN)
-            self._listen_if_free()
+            if self.pool.busy == self.pool.size:
+                # Never to make room, which reads: what follows this request lies in `scratch`.
+                self._listen_if_free()
             return 0
         step_away(self.helper, self.all.now)
         try:

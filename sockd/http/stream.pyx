@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from sockd.http.body cimport COMPLETE, Body, body_feed, body_free, body_release
-from sockd.http.connections cimport reserve
+from sockd.http.connections cimport monotonic_usec, reserve
 from sockd.http.parser cimport BODY_TIMEOUT, Limits, refusal
 from sockd.http.response cimport Buffer, buffer_free
 
@@ -38,6 +38,8 @@ cdef extern from "unistd.h" nogil:
 
 cdef enum:
     PIECE = 65536
+    # The time that the client is given is renewed by this many bytes.
+    PROGRESS = 65536
 
 
 cdef class Stream:
@@ -57,6 +59,14 @@ cdef class Stream:
 
     cdef bint complete(self) noexcept:
         return self.body.phase == COMPLETE
+
+    cdef void end(self) noexcept:
+        """Let go of the socket: its request is over, though the application may keep the file."""
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+        if not self.complete():
+            self.cut = True
 
     cdef int _feed(self, const char* data, size_t size) except -1:
         """Take what was received. What follows the body is kept in `rest`."""
@@ -82,7 +92,7 @@ cdef class Stream:
         cdef char data[PIECE]
         cdef pollfd waiting
         cdef ssize_t got
-        cdef int ready
+        cdef int64_t since
         if self.verdict or self.cut:
             raise OSError("the request body did not come whole")
         if self.ask:
@@ -96,19 +106,24 @@ cdef class Stream:
                 continue
             if got >= 0 or errno != EAGAIN:
                 break
-            with nogil:
-                ready = poll(&waiting, 1, self.timeout_ms)
-            if ready == 0:
+            if self.left_usec <= 0:
                 self.verdict = -BODY_TIMEOUT
                 raise TimeoutError("the request body did not come in time")
-            if ready < 0 and errno == EINTR:
-                # A signal's handler may raise, sockd's own for a request that takes too long.
-                PyErr_CheckSignals()
+            since = monotonic_usec()
+            with nogil:
+                poll(&waiting, 1, <int>min(self.left_usec // 1000 + 1, <int64_t>3600000))
+            self.left_usec -= <int64_t>monotonic_usec() - since
+            # A signal's handler may raise, sockd's own for a request that takes too long.
+            PyErr_CheckSignals()
         if got <= 0:
             self.cut = True
             declared = f" of {self.body.length}" if self.body.length >= 0 else ""
             raise ConnectionResetError(
                 f"the client went away: {self.body.received}{declared} bytes of the body came")
+        self.progress += got
+        if self.progress >= PROGRESS:
+            self.progress = 0
+            self.left_usec = self.timeout_usec
         return self._feed(data, got)
 
     def readinto(self, target):
@@ -140,13 +155,13 @@ cdef Stream stream_new(int fd, Body* body, const Limits* limits, double timeout,
     """The rest of `body`, which is the stream's from here on, comes from `fd`; the stream has a
     descriptor of its own, since the loop may close the connection under a thread that reads."""
     cdef Stream stream = Stream()
-    stream.body = body
-    body.streamed = True
     stream.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
     if stream.fd < 0:
         raise OSError(errno, "no descriptor for a request body")
+    stream.body = body
+    body.streamed = True
     stream.limits = limits[0]
-    stream.timeout_ms = <int>(timeout * 1000)
+    stream.timeout_usec = stream.left_usec = <int64_t>(timeout * 1000000)
     stream.ask = ask
     return stream
 

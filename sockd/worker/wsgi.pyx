@@ -171,6 +171,9 @@ cdef class Call(Response):
     cdef Loop loop
     cdef WSGIHandler handler
     cdef dict environ
+    # As they came: environ is the application's to change.
+    cdef str method
+    cdef str target
     cdef list written
     cdef Py_ssize_t written_size
     cdef object spool
@@ -180,6 +183,7 @@ cdef class Call(Response):
     cdef int64_t known_length
 
     def __call__(self, status, headers, exc_info=None):
+        self._check_open()
         if not isinstance(headers, list):
             raise TypeError(f"headers have to be a list, not {type(headers).__name__}")
         if exc_info is not None:
@@ -197,6 +201,7 @@ cdef class Call(Response):
 
     def write(self, data):
         """PEP 3333's write(): for applications that cannot return an iterable."""
+        self._check_open()
         data = self._piece(data)
         if self.written is None:
             self.written = []
@@ -220,10 +225,11 @@ cdef class Call(Response):
             send_early_hints((<Connection*>self.connection).fd, list(headers))
 
     cdef int begin(self) except -1:
-        cdef str method = <str>self.environ["REQUEST_METHOD"]
-        cdef str target = <str>self.environ["RAW_URI"]
-        note_request(self.loop.slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
-                     <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target), self.loop.all.now)
+        note_request(
+            self.loop.slot,
+            <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
+            <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
+            self.loop.all.now)
         if self.loop.queue_limit and self._has_waited_too_long():
             return 0
         self.environ["wsgi.input"] = self.body
@@ -248,6 +254,8 @@ cdef class Call(Response):
         if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
             return False
         self.handler.turn_away()
+        if self._leaves_input():
+            self.keep_alive = False
         self.fail(503, [("Retry-After", "1")])
         return True
 
@@ -279,21 +287,28 @@ cdef class Call(Response):
         """Hand a regular file to the kernel; false if it is none."""
         filelike = (<FileWrapper>self.iterable).filelike
         # Only what reads as its descriptor does: a gzip file has the fileno() of what it unpacks.
-        raw = filelike.raw if isinstance(filelike, (BufferedReader, BufferedRandom)) else filelike
-        if not isinstance(raw, FileIO):
-            return False
+        raw = filelike
         try:
+            if type(filelike) is BufferedReader or type(filelike) is BufferedRandom:
+                raw = filelike.raw
+            if type(raw) is not FileIO:
+                return False
             fd = filelike.fileno()
             at = filelike.tell()
             status = os.fstat(fd)
         except (AttributeError, OSError, ValueError):
             return False
-        if not stat.S_ISREG(status.st_mode) or at > status.st_size:
+        # Those of /proc are empty by their size.
+        if not stat.S_ISREG(status.st_mode) or at > status.st_size or status.st_size == 0:
             return False
         self._check_started()
         if self.head_written:
             return False
-        self.add_file(fd, at, status.st_size - at, status.st_size - at)
+        size = status.st_size - at
+        if self.length >= 0:
+            # PEP 3333: a file is sent until its end or Content-Length bytes were.
+            size = min(size, self.length)
+        self.add_file(fd, at, size, size)
         self.end()
         return True
 
@@ -302,16 +317,38 @@ cdef class Call(Response):
             if self.written is not None:
                 self._send_written()
                 return 0
+            if self.head_written and self.stream is not None:
+                (<Stream>self.stream).ask = False  # RFC 9110 10.1.1: no 100 within the response
             data = next(self.iterator, END)
+            if in_child:
+                leave_child()
             self._check_started()
+            if self.written is not None:
+                # PEP 3333 forbids write() within the iterable; others let it pass, in its order.
+                if data is not END:
+                    self.write(data)
+                self._send_written()
+                return 0
             if data is END:
                 self.end()
                 return 0
             data = self._piece(data)
             if data:
-                self.add(<bytes>data, self.known_length)
+                self._add_piece(<bytes>data)
         except BaseException:
             self._failed()
+        return 0
+
+    cdef int _add_piece(self, bytes data) except -1:
+        """A piece of the iterable, and the end where it is known that no more can be sent."""
+        if type(self.iterable) is FileWrapper and self.length >= 0:
+            # PEP 3333: a file is sent until its end or Content-Length bytes were.
+            data = data[:self.length - self.body_size]
+        self.add(data, self.known_length)
+        if self.bodyless or (
+            type(self.iterable) is FileWrapper and self.body_size == self.length
+        ):
+            self.end()
         return 0
 
     cdef int _send_written(self) except -1:
@@ -326,7 +363,11 @@ cdef class Call(Response):
             self.written.clear()
         else:
             self.written = None
-            self._begin_iterable()
+            if self.spool is not None:
+                self.spool.close()
+                self.spool = None
+            if self.iterator is None:
+                self._begin_iterable()
         return 0
 
     cdef bytes _piece(self, object data):
@@ -335,6 +376,12 @@ cdef class Call(Response):
         if isinstance(data, bytes):
             return b"".join((data,))
         raise TypeError(f"the response body has to be bytes, not {type(data).__name__}")
+
+    cdef int _check_open(self) except -1:
+        """The object may serve another request once nobody knows it any more."""
+        if self.closed:
+            raise RuntimeError("the response has ended")
+        return 0
 
     cdef int _check_started(self) except -1:
         if not self.started:
@@ -366,8 +413,8 @@ cdef class Call(Response):
         if self.handler.report is not None:
             try:
                 self.handler.report(f"{self.describe()}: {what}", exc_info, {
-                    "HTTP_METHOD": self.environ["REQUEST_METHOD"],
-                    "HTTP_PATH": self.environ["RAW_URI"].partition("?")[0],
+                    "HTTP_METHOD": self.method,
+                    "HTTP_PATH": self.target.partition("?")[0],
                 })
             except MemoryError:
                 pass
@@ -376,6 +423,8 @@ cdef class Call(Response):
     cdef int close(self) except -1:
         cdef object iterable = self.iterable
         self.closed = True
+        if self.stream is not None:
+            (<Stream>self.stream).end()
         if self.spool is not None or type(self.body) is not BytesIO:
             self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
@@ -385,8 +434,12 @@ cdef class Call(Response):
                 if close is not None:
                     close()
             except BaseException:
+                if in_child:
+                    leave_child()
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
+            if in_child:
+                leave_child()
         return 0
 
     cdef int _close_files(self) except -1:
@@ -401,7 +454,7 @@ cdef class Call(Response):
         return 0
 
     cdef str describe(self):
-        return f"{self.environ['REQUEST_METHOD']} {self.environ['RAW_URI']}"
+        return f"{self.method} {self.target}"
 
 
 cdef class WSGIHandler(Handler):
@@ -422,7 +475,7 @@ cdef class WSGIHandler(Handler):
 
     def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
-        self.root = settings.app.root_path.rstrip("/")
+        self.root = settings.app.root_path.rstrip("/").encode().decode("latin-1")  # PEP 3333
         self.early_hints = settings.server.early_hints
         self.report = report
         self.multiprocess = multiprocess
@@ -505,6 +558,8 @@ cdef class WSGIHandler(Handler):
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = target
+        call.method = method
+        call.target = target
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         peer = peer_of(c)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import resource
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -233,3 +236,83 @@ def test_a_client_that_is_cut_at_the_drain_deadline(stream) -> None:
     while not seen:
         pass
     assert isinstance(seen[0], OSError)
+
+
+def test_100_continue_never_comes_in_the_middle_of_a_response(stream) -> None:
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first"
+        yield environ["wsgi.input"].read()
+
+    engine = stream(app)
+    with engine.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        answer = b""
+        while b"first\r\n" not in answer:
+            answer += client.recv(65536)
+        client.sendall(b"abc")
+        answer += read_all(client)
+    assert answer.partition(b"\r\n\r\n")[2] == b"5\r\nfirst\r\n3\r\nabc\r\n0\r\n\r\n"
+
+
+def test_a_request_that_is_turned_away_with_its_body_unread_says_close(stream) -> None:
+    engine = stream(hello, limits_queue_time=1.0, server_trusted=("127.0.0.1",))
+    start = f"X-Request-Start: t={time.time() - 10:.3f}\r\n".encode()
+    answer = engine.talk(HEAD + start + b"Content-Length: 9\r\n\r\n", b"1")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Connection: close\r\n" in answer
+
+
+def test_a_trickle_is_held_to_the_time_of_a_body(stream) -> None:
+    """timeouts.body is for each 64 KiB, however they come."""
+    seen: list[BaseException] = []
+    engine = stream(raised(seen), timeouts_body=0.5)
+    with engine.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
+        client.settimeout(0.05)
+        answer = b""
+        for _ in range(200):
+            try:
+                client.sendall(b"x")
+                answer = client.recv(1000)
+                break
+            except TimeoutError:
+                pass
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert isinstance(seen[0], TimeoutError)
+
+
+def test_no_descriptor_for_a_stream(stream) -> None:
+    engine = stream(echo)
+    with engine.connect() as client:
+        client.sendall(HEAD + b"Content-Length: 1\r\n\r\n1")
+        assert read_response(client)[2] == b"1"
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            client.sendall(HEAD + b"Content-Length: 100000\r\n\r\n" + b"x" * 50000)
+            with contextlib.suppress(ConnectionResetError):
+                read_all(client)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for _ in range(50):
+        body = b"y" * 5000
+        assert engine.talk(post(body, b"Connection: close\r\n")).endswith(body)
+
+
+def test_an_environ_that_is_kept_keeps_no_descriptor(stream) -> None:
+    kept = []
+
+    def app(environ, start_response):
+        kept.append(environ)
+        return hello(environ, start_response)
+
+    engine = stream(app)
+    before = len(open_files())
+    for _ in range(20):
+        engine.talk(HEAD + b"Content-Length: 100000\r\nConnection: close\r\n\r\n", b"x")
+    assert len(open_files()) <= before + 2
+    with pytest.raises((OSError, ValueError)):
+        kept[0]["wsgi.input"].read()
