@@ -54,7 +54,7 @@ cdef struct Connection:
     uint32_t served
     uint32_t progress
     uint64_t arrived_usec  # when a request was read that waits in `input`; 0: none does
-    bint late  # the helper has refused its head
+    bint late  # the helper has ended it at its deadline
     bint taken  # the helper has accepted it
     bint done_asking  # its peer announced that this is its last request, and nothing came behind it
     Buffer input

@@ -234,7 +234,8 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
 cdef void _attend(Helper* helper) noexcept nogil:
     """What the loop would do; its lock is held."""
     cdef epoll_event events[EVENTS]
-    cdef int count
+    cdef int count = EVENTS
+    cdef uint64_t passes
     cdef int i
     cdef Connection* c
     cdef uint64_t now = monotonic_usec()
@@ -244,14 +245,17 @@ cdef void _attend(Helper* helper) noexcept nogil:
         helper.attended_usec = since
         helper.taken = 0
     if load(&helper.away_usec):
-        count = epoll_wait(helper.all.epoll, events, EVENTS, 0)
-        for i in range(count):
-            if events[i].data.u64 & 3 == 0:
-                c = <Connection*>events[i].data.ptr
-                if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
-                    _read(helper, c)
-        if count < EVENTS:
-            _expire(helper, now)
+        # epoll goes round what is ready, so as many answers as all connections fill have had each.
+        passes = helper.all.slot.connections // EVENTS + 1
+        while passes and count == EVENTS:
+            passes -= 1
+            count = epoll_wait(helper.all.epoll, events, EVENTS, 0)
+            for i in range(count):
+                if events[i].data.u64 & 3 == 0:
+                    c = <Connection*>events[i].data.ptr
+                    if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
+                        _read(helper, c)
+        _expire(helper, now)
     if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):
@@ -355,8 +359,8 @@ cdef void _expire(Helper* helper, uint64_t now) noexcept nogil:
         while c != NULL and c.deadline <= now:
             following = c.next
             if not c.interest & EPOLLOUT:  # else it is a request that waits for the loop
+                c.late = True
                 if state == HEAD:
-                    c.late = True
                     c_send(c.fd, helper.late_head, helper.late_head_size,
                            MSG_NOSIGNAL | MSG_DONTWAIT)
                 shutdown(c.fd, SHUT_RDWR)

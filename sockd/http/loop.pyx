@@ -562,6 +562,8 @@ cdef class Loop:
         cdef char* data = self.scratch
         if c.state == LINGERING:
             return self._discard(c)
+        if c.late:
+            return self._eof(c)  # a request that crossed it must not run: nobody reads the answer
         if held and c.interest & EPOLLOUT:
             # Requests that wait in memory: their turn came, nothing new needs to be read.
             self._want(c, EPOLLIN)
@@ -606,7 +608,7 @@ cdef class Loop:
         return 0
 
     cdef int _eof(self, Connection* c) except -1:
-        if c.late:
+        if c.late and c.state == HEAD:
             self._note_refusal(c, HEAD_TIMEOUT)
         elif c.state == BODY:
             declared = f" of {c.body.length}" if c.body.length >= 0 else ""
