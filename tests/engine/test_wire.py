@@ -847,6 +847,21 @@ def test_environ(serve) -> None:
     assert seen["REMOTE_PORT"].isdigit()
 
 
+@pytest.mark.parametrize("options", [{}, {"app_root_path": "/shop"}])
+def test_environ_of_a_request_that_has_no_path(serve, options) -> None:
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        return hello(environ, start_response)
+
+    engine = serve(app, **options)
+    answer = engine.talk(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert seen["SCRIPT_NAME"] == options.get("app_root_path", "")
+    assert (seen["PATH_INFO"], seen["RAW_URI"]) == ("", "*")
+
+
 @pytest.mark.parametrize("value", ["", "1", "\xe9", "long enough"])
 def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
     def app(environ, start_response):
