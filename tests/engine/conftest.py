@@ -60,10 +60,10 @@ class Engine:
         assert self.ended(), "the loop does not end"
         assert self.slot["connections"] == 0
         assert self.slot["active"] == 0
-        for _, exc in self.reports:
-            assert exc is None or not isinstance(exc[1], (AssertionError, WSGIWarning)), exc
         for end in (self._wake_here, self._wake_there, self.listener):
             end.close()
+        for _, exc in self.reports:
+            assert exc is None or not isinstance(exc[1], (AssertionError, WSGIWarning)), exc
 
     @property
     def slot(self) -> dict[str, Any]:
