@@ -14,12 +14,12 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZ
 LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
-LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring util-linux git
-TEST_PACKAGES := $(LAB_PACKAGES) nginx curl slowhttptest
+LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring patchelf util-linux git
+TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants autobahn bench nightly lab lab-stop deb clean \
+.PHONY: run build test check asan mutants autobahn bench nightly lab lab-stop deb reproduce clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -48,7 +48,7 @@ mutants: build
 autobahn: build
 	@dev/autobahn $(foreach case,$(CASES),'$(case)')
 
-nightly: test asan mutants autobahn bench
+nightly: test asan mutants autobahn reproduce bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)
@@ -61,6 +61,9 @@ lab-stop:
 
 deb: | lab-packages
 	@$(LAB) deb
+
+reproduce: | lab-packages
+	@$(LAB) reproduce
 
 clean: lab-stop
 	$(SUDO) rm -rf .venv build dist *.egg-info

@@ -1,7 +1,6 @@
 """The compiled part of sockd; everything else is declared in pyproject.toml."""
 
 import os
-from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -39,7 +38,6 @@ setup(
         [
             Extension(name, [source], extra_compile_args=FLAGS, extra_link_args=LINK)
             for name, source in MODULES.items()
-            if Path(source).exists()
         ],
         build_dir="build/cython",  # beside its source, the C would be packed as data
         compiler_directives={

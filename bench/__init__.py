@@ -9,6 +9,7 @@ nginx.py             nginx in front
 load.py, load.lua    wrk
 works.py             the table: each work and sockd's bar
 measure.py           interleaved rounds; the works that are measured in their own way
+pinned.py            upstream keep-alive beside slow requests: python -m bench.pinned
 instructions.py      instructions per request, counted by callgrind
 report.py, plot.py   the Markdown and the pictures
 """

@@ -8,11 +8,11 @@ writes would otherwise belong to root, and what only root may read would be foun
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
-import pwd
 import select
+import stat
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,10 +25,12 @@ from sockd.activation import Listener
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
-from sockd.master.events import Loaded, LoadFailed
-from sockd.master.fleet import ended
+from sockd.identity import Identity, find, find_group, find_user
+from sockd.master.events import Left, Loaded, LoadFailed, Unshareable
 from sockd.master.generation import ForkServer, interpreter, read_env_file, resolve
+from sockd.master.roster import ended
 
+STATE = Path("/var/lib")  # of StateDirectory=, systemd.exec(5)
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
 DUMP_TIME = 1.0  # seconds for a stuck import to write its stack
 CLOSING_TIME = 1.0  # seconds for a fork server to end that has closed its control socket
@@ -44,29 +46,6 @@ class Finding:
     """The application's traceback."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Whom the import runs as."""
-
-    name: str
-    uid: int
-    gid: int
-    groups: list[int]
-    home: str
-
-    def __str__(self) -> str:
-        return self.name or f"uid {self.uid}, as unit.user is empty"
-
-    def assume(self) -> None:
-        """For good. The variables are those that User= sets, systemd.exec(5)."""
-        os.setgroups(self.groups)
-        os.setgid(self.gid)
-        os.setuid(self.uid)
-        os.environ.update(
-            HOME=self.home, USER=self.name or "nobody", LOGNAME=self.name or "nobody"
-        )
-
-
 def examine(config: Config) -> Iterator[Finding]:
     """One finding for each thing that was looked at, as soon as it is known."""
     yield Finding("ok", f"configuration {config.path or 'of the command line'}")
@@ -79,6 +58,7 @@ def examine(config: Config) -> Iterator[Finding]:
             yield from _as(identity, config)
         else:
             yield from _import(config, "")
+        yield from _places(config, identity)
     yield from _addresses(config)
 
 
@@ -90,22 +70,29 @@ def _notes(config: Config) -> Iterator[Finding]:
             f"{_at(config, 'timeouts.keepalive')} is {keepalive:g} s: nginx keeps idle "
             f"connections {NGINX_KEEPALIVE:g} s and may use one just as it is closed",
         )
+    if config.settings.nginx.media and not config.settings.unit.user:
+        yield Finding(
+            "problem",
+            f"{_at(config, 'nginx.media')}: a dynamic user writes where nginx cannot read; "
+            f"give the service another: adduser --system --group {config.name}, and unit.user",
+            CONFIGURATION,
+        )
 
 
 def _accounts(config: Config) -> Iterator[Finding]:
     """Users and groups that this machine does not have."""
     unit = config.settings.unit
     looks: dict[str, tuple[str, Callable[[str], object]]] = {
-        "unit.user": (unit.user, _user),
-        "unit.group": (unit.group, _group),
-        "unit.socket_group": (unit.socket_group, _group),
+        "unit.user": (unit.user, find_user),
+        "unit.group": (unit.group, find_group),
+        "unit.socket_group": (unit.socket_group, find_group),
     }
     for key, (name, look) in looks.items():
         try:
             if name:
                 look(name)
         except KeyError:
-            kind = "user" if look is _user else "group"
+            kind = "user" if look is find_user else "group"
             text = f"{_at(config, key)}: this machine has no {kind} {name}"
             if key in config.sources:
                 yield Finding("problem", text, CONFIGURATION)
@@ -113,34 +100,49 @@ def _accounts(config: Config) -> Iterator[Finding]:
                 yield Finding("note", text)
 
 
-def _user(name: str) -> pwd.struct_passwd:
-    return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-
-
-def _group(name: str) -> int:
-    return (grp.getgrgid(int(name)) if name.isdigit() else grp.getgrnam(name)).gr_gid
-
-
 def _identity(config: Config) -> Identity:
+    """Whom the import runs as."""
     unit = config.settings.unit
     if not unit.user:
-        return Identity("", NOBODY, _group(unit.group) if unit.group else NOBODY, [], "/")
-    user = _user(unit.user)
-    gid = _group(unit.group) if unit.group else user.pw_gid
-    groups = os.getgrouplist(user.pw_name, gid)
-    return Identity(user.pw_name, user.pw_uid, gid, groups, user.pw_dir)
+        gid = find_group(unit.group) if unit.group else NOBODY
+        return Identity("", NOBODY, gid, [], "/")
+    return find(unit.user, unit.group)
+
+
+def _called(identity: Identity) -> str:
+    return identity.name or f"uid {identity.uid}, as unit.user is empty"
 
 
 def _as(identity: Identity, config: Config) -> Iterator[Finding]:
     """What `_import` finds in a child that is `identity`."""
+    with _state_directory(identity, config) as state:
+        yield from _by_child(identity, config, state)
+
+
+@contextlib.contextmanager
+def _state_directory(identity: Identity, config: Config) -> Iterator[Path]:
+    """$STATE_DIRECTORY of the import: the service's own where its user may go there, else an empty
+    one. That of a dynamic user is closed to all but the service."""
+    own = STATE / config.name
+    if config.settings.unit.user and own.is_dir():
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="sockd-check-") as place:
+        os.chown(place, identity.uid, identity.gid)
+        yield Path(place)
+
+
+def _by_child(identity: Identity, config: Config, state: Path) -> Iterator[Finding]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(read)
             identity.assume()
+            os.environ.update(identity.variables())
+            os.environ["STATE_DIRECTORY"] = str(state)
             with os.fdopen(write, "w") as findings:
-                for finding in _import(config, f" as {identity}"):
+                for finding in _import(config, f" as {_called(identity)}"):
                     print(json.dumps(asdict(finding)), file=findings, flush=True)
             os._exit(OK)
         except KeyboardInterrupt:
@@ -156,7 +158,7 @@ def _as(identity: Identity, config: Config) -> Iterator[Finding]:
     finally:
         _, status = os.waitpid(child, 0)
     if status:
-        raise RuntimeError(f"the process that looked as {identity} {ended(status)}")
+        raise RuntimeError(f"the process that looked as {_called(identity)} {ended(status)}")
 
 
 def _import(config: Config, whom: str) -> Iterator[Finding]:
@@ -199,6 +201,42 @@ def _directory(path: str, whom: str) -> None:
         raise ConfigError(f"no permission to read {path}{whom}")
 
 
+def _places(config: Config, identity: Identity) -> Iterator[Finding]:
+    """Directories that the service writes to, and nginx reads."""
+    unit, media = config.settings.unit, config.settings.nginx.media
+    if not unit.user:
+        return
+    try:
+        group = find_group(unit.socket_group)
+    except KeyError:
+        group = -1  # found already
+    for path in unit.writable:
+        if not Path(path).is_dir():
+            yield Finding(
+                "problem", f"{_at(config, 'unit.writable')}: no directory {path}", FAILED
+            )
+    for path in media.values():
+        try:
+            found = Path(path).stat()
+        except OSError:
+            found = None
+        if found and found.st_uid == identity.uid and _readable(found, group, identity):
+            yield Finding("ok", f"nginx.media {path}")
+            continue
+        yield Finding(
+            "note" if found else "problem",
+            f"{_at(config, 'nginx.media')}: for {unit.user} to write and {unit.socket_group} to "
+            f"read: install -d -o {unit.user} -g {unit.socket_group} -m 2750 {path}",
+            OK if found else FAILED,
+        )
+
+
+def _readable(found: os.stat_result, group: int, identity: Identity) -> bool:
+    """Whether what `identity` makes in that directory belongs to `group`, which can enter it."""
+    inherited = found.st_mode & stat.S_ISGID or identity.gid == group
+    return bool(inherited and found.st_gid == group and found.st_mode & 0o050 == 0o050)
+
+
 def _at(config: Config, key: str) -> str:
     return f"{config.sources[key]}: {key}" if key in config.sources else key
 
@@ -208,7 +246,7 @@ def _application(config: Config, whom: str) -> Finding:
     server = None
     try:
         server = ForkServer(1, config, [], Board.create(1).fd)
-        threads = _await_import(server)
+        left = _await_import(server)
     except SockdError as error:
         place = _at(config, "app.target")
         return Finding("problem", f"{place}: {error}", error.exit_code, error.detail)
@@ -219,20 +257,21 @@ def _application(config: Config, whom: str) -> Finding:
                 os.waitpid(server.pid, 0)
             server.close()
     text = f"application {target}, imported in {time.monotonic() - begun:.2f} s{whom}"
-    if threads:
-        text += f"; it left threads, which workers do not have: {', '.join(threads)}"
-    return Finding("note" if threads else "ok", text)
+    if any(left):
+        text += f"; it left {left}"
+        alone = config.settings.preload == "auto" and (left.threads or left.connections)
+        text += ", so each worker imports it for itself" if alone else ""
+    return Finding("note" if any(left) else "ok", text)
 
 
-def _await_import(server: ForkServer) -> list[str]:
-    """The threads that the import left; SockdError as to why there was none."""
+def _await_import(server: ForkServer) -> Left:
+    """What the import left; SockdError as to why there was none."""
     deadline = time.monotonic() + server.plan.boot
     while select.select([server.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        events, threads = server.receive()
-        for event in events:
+        for event in server.receive():
             match event:
-                case Loaded():
-                    return threads
+                case Loaded() | Unshareable():
+                    return event.left
                 case LoadFailed():
                     raise SockdError(event.message, detail=event.detail)
                 case _:

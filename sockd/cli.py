@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -29,8 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show it
+    words, command = _split(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(words, argparse.Namespace(command=command))
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -51,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "31",
         )
         return INTERNAL
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What is sockd's, and what `sockd exec` is to run, which argparse would look into."""
+    if words[:1] == ["exec"] and "--" in words:
+        at = words.index("--")
+        return words[:at], words[at + 1 :]
+    return words, None
 
 
 def _complain(error: SockdError) -> None:
@@ -80,7 +90,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.runtime_dir is not None:
         os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
-    return serve(_loader(options))
+    return serve(_loader(options), watch=options.reload)
 
 
 def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
@@ -108,20 +118,70 @@ def _name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:
     return (names[0] if names else None), (apps[0] if apps else None)
 
 
+def _init(options: argparse.Namespace) -> int:
+    from sockd import init
+
+    name, app = _name_and_app(options.what)
+    output = options.output
+    if name is None and output and str(output) != "-":
+        name = output.name.removesuffix(".toml")
+    draft = init.make(
+        init.Request(options.dir, name, app, options.venv, options.sources, options.set)
+    )
+    text = draft.text()
+    colours = {"found": "32", "mapped": "32", "left": "33", "note": "33"}
+    paint = _coloured(sys.stderr)
+    place = output or config.DIRECTORY / f"{draft.name}.toml"
+    if str(output) != "-":
+        init.write(place.absolute(), text, force=options.force)
+    for finding in draft.findings:
+        word = finding.word.ljust(len("mapped"))
+        shown = f"\x1b[{colours[finding.word]}m{word}\x1b[0m" if paint else word
+        print(shown, finding.text, file=sys.stderr)
+    if str(output) == "-":
+        print(text, end="")
+        return OK
+    _say(f"wrote {place}")
+    named = draft.name if place.parent == config.DIRECTORY else f"--config {place}"
+    _say(f"next: sockd check {named}, then sockd generate-units --install {named}")
+    return OK
+
+
 def _generate_units(options: argparse.Namespace) -> int:
     from sockd import units
 
-    files = units.render(_loader(options)())
+    if options.uninstall:
+        for sentence in units.uninstall(_only_a_name(options.what)):
+            _say(sentence)
+        return OK
+    settings = _loader(options)()
+    files = units.render(
+        settings,
+        systemd_version=options.systemd,
+        nginx_version=options.nginx,
+        instance=options.instance or units.is_instance(settings.name),
+    )
     if options.install:
         for sentence in units.install(files, force=options.force):
             _say(sentence)
     elif options.output is not None:
         for sentence in units.write(files, options.output, force=options.force):
             _say(sentence)
+    elif options.check or options.diff:
+        difference = units.compare(files)
+        print(difference, end="")
+        return FAILED if difference and options.check else OK
     else:
         for name, text in files.items():
             print(f"# ==> {name} <==\n{text}")
     return OK
+
+
+def _only_a_name(words: Sequence[str]) -> str:
+    name, app = _name_and_app(words)
+    if app:
+        raise UsageError("--uninstall takes the NAME of a service and nothing else")
+    return config.valid_name(name or config.only_name())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -139,12 +199,36 @@ def _check(options: argparse.Namespace) -> int:
     return worst
 
 
+def _exec(options: argparse.Namespace) -> int:
+    from sockd import execute
+
+    if not options.command:
+        raise UsageError("write the command after --, as in: sockd exec shop -- python3 manage.py")
+    if options.here or not client.systemd_runs():
+        command = execute.prepare(_loader(options)(), options.command, os.environ)
+        return command.wait() if options.in_unit else command.replace_process()
+    name, app = _name_and_app(options.what)
+    if app or any((options.config, options.bind, options.workers, options.dir, options.venv)):
+        raise UsageError("the unit says what the service runs with; flags and APP need --here")
+    if options.set:
+        raise UsageError("the unit says what the service runs with; --set needs --here")
+    return execute.run(execute.of_service(name or config.only_name()), options.command)
+
+
 def _reload(options: argparse.Namespace) -> int:
     main_pid = os.environ.get("MAINPID", "")  # systemd.service(5), ExecReload=
-    generation = client.reload(
+    generation, notes = client.reload(
         client.locate(options.name), watch_pid=int(main_pid) if main_pid.isdigit() else None
     )
     _say(f"reloaded: generation {generation} serves")
+    for note in notes:
+        _say(note)
+    return OK
+
+
+def _workers(options: argparse.Namespace) -> int:
+    count = client.workers(client.locate(options.name), options.by)
+    _say(f"{count} worker{'' if count == 1 else 's'}, until the next reload")
     return OK
 
 
@@ -192,7 +276,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check(commands)
+    _add_init(commands)
     _add_generate_units(commands)
+    _add_exec(commands)
     _add_running(commands)
     return parser
 
@@ -275,6 +361,12 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _by(text: str) -> int:
+    if not re.fullmatch(r"[+-]\d{1,3}", text, re.ASCII) or not int(text):
+        raise argparse.ArgumentTypeError("expected +N or -N")
+    return int(text)
+
+
 def _add_serve(commands: Commands) -> None:
     serve = _command(
         commands,
@@ -284,9 +376,15 @@ def _add_serve(commands: Commands) -> None:
         "Takes over the sockets that systemd passes, else listens on --bind.",
         ("sockd serve shop", "the service that /etc/sockd/shop.toml describes"),
         ("sockd serve hello:app --bind :8080 --workers 2", "no configuration needed"),
+        ("sockd serve hello:app --reload", "while you write it"),
         ("sockd serve 'shop.web:create_app()' --dir /srv/shop --venv /srv/shop/venv", "a factory"),
     )
     _add_configuration(serve, "127.0.0.1:8000")
+    serve.add_argument(
+        "--reload",
+        action="store_true",
+        help="reload when a file of the application or the configuration changes (development)",
+    )
     serve.add_argument(
         "--runtime-dir", metavar="DIR", type=_path, help="where control.sock is made"
     )
@@ -308,6 +406,54 @@ def _add_check(commands: Commands) -> None:
     _add_configuration(check, "127.0.0.1:8000")
 
 
+def _add_init(commands: Commands) -> None:
+    init = _command(
+        commands,
+        "init",
+        _init,
+        "write the configuration of a project",
+        "Looks at a directory, without running any of its code, and writes /etc/sockd/NAME.toml:\n"
+        "framework, virtual environment, static files. Says what it found and, with --from, what\n"
+        "becomes of each option of another server.",
+        ("sockd init shop --dir /srv/shop", "the project in /srv/shop"),
+        ("sockd init shop shop.web:app --venv /srv/venv --output shop.toml", "chosen by hand"),
+        ('sockd init shop --from "gunicorn -w 4 shop.wsgi"', "as this Gunicorn"),
+        ("sockd init --from gunicorn.conf.py --output -", "look first"),
+    )
+    init.add_argument(
+        "what",
+        metavar="NAME | APP",
+        nargs="*",
+        type=_not_empty,
+        help="the service's NAME, by default the project's; the application, else looked for",
+    )
+    init.add_argument(
+        "--dir", metavar="DIR", type=_path, default=Path(), help="the project (default: here)"
+    )
+    init.add_argument("--venv", metavar="DIR", type=_not_empty, help="else looked for")
+    init.add_argument(
+        "--from",
+        dest="sources",
+        metavar="WHAT",
+        type=_not_empty,
+        action="append",
+        default=[],
+        help='gunicorn.conf.py, uwsgi.ini or "gunicorn -w 4 app:app" (repeatable)',
+    )
+    init.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        type=_key_and_value,
+        action="append",
+        default=[],
+        help="any setting, as nginx.server_name=shop.example (repeatable)",
+    )
+    init.add_argument(
+        "--output", metavar="FILE", type=_path, help="instead of /etc/sockd/NAME.toml; - is stdout"
+    )
+    init.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
 def _add_generate_units(commands: Commands) -> None:
     generate = _command(
         commands,
@@ -318,14 +464,56 @@ def _add_generate_units(commands: Commands) -> None:
         ("sockd generate-units shop", "read them first"),
         ("sockd generate-units shop --output build/", "write them to a directory"),
         ("sockd generate-units shop --install", "place them, reload systemd and nginx"),
+        ("sockd generate-units shop --diff", "what that would change"),
+        ("sockd generate-units shop --uninstall", "stop it and take them away; its data stays"),
     )
     _add_configuration(generate, "/run/sockd-NAME.sock")
     where = generate.add_mutually_exclusive_group()
     where.add_argument("--output", metavar="DIR", type=_path, help="write them to DIR")
-    where.add_argument("--install", action="store_true", help="place them and tell what was done")
+    for flag, text in (
+        ("--install", "place them and tell what was done"),
+        ("--diff", "show what --install would change"),
+        ("--check", "the same, and exit with 1 when there is a difference"),
+        ("--uninstall", "stop the service, and remove what --install placed"),
+    ):
+        where.add_argument(flag, action="store_true", help=text)
+    generate.add_argument(
+        "--instance",
+        action="store_true",
+        help="drop-ins for the packaged sockd@NAME; the default where that is enabled",
+    )
+    generate.add_argument(
+        "--systemd", metavar="VERSION", type=int, help="render for this systemd, such as 252"
+    )
+    generate.add_argument(
+        "--nginx", metavar="VERSION", type=_not_empty, help="render for this nginx, such as 1.22"
+    )
     generate.add_argument(
         "--force", action="store_true", help="overwrite files that sockd did not generate"
     )
+
+
+def _add_exec(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "exec",
+        _exec,
+        "run a management command as the application runs",
+        "With its user, environment, virtual environment (first in PATH), directory, state\n"
+        "directories and sandbox, whether the service runs or not. The exit code is the\n"
+        "command's, 128 + N if signal N ended it. Without systemd it runs as you.",
+        ("sockd exec shop -- python3 manage.py migrate", "writes what the service may write"),
+        ("sockd exec shop -- python3 manage.py shell", "a terminal is passed on"),
+        ("sockd exec --here shop -- python3 manage.py collectstatic", "as you: part of a release"),
+    )
+    _add_configuration(command, "127.0.0.1:8000")
+    command.add_argument(
+        "--here",
+        action="store_true",
+        help="as you and outside of systemd: only environment, PATH and directory are the app's",
+    )
+    command.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
+    command.usage = "sockd exec [--here] [NAME] -- COMMAND [ARGUMENT ...]"
 
 
 def _add_running(commands: Commands) -> None:
@@ -356,7 +544,17 @@ def _add_running(commands: Commands) -> None:
         ("sockd status shop --json", "all that is known, for programs"),
     )
     show.add_argument("--json", action="store_true", help="the whole document, as JSON")
-    for command in (reload, stop, show):
+    workers = _command(
+        commands,
+        "workers",
+        _workers,
+        "have more or fewer workers, until the next reload",
+        "\nReturns when those that were added can answer.",
+        ("sockd workers shop +2", "two more"),
+        ("sockd workers -1", "one fewer, of the only running service"),
+    )
+    for command in (reload, stop, show, workers):
         command.add_argument(
             "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )
+    workers.add_argument("by", metavar="±N", type=_by, help="how many more (+N) or fewer (-N)")

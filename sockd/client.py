@@ -244,16 +244,26 @@ def status(path: Path) -> dict[str, Any]:
     return _expected(*request(path, "GET", "/status", timeout=_ANSWER))
 
 
-def reload(path: Path, *, watch_pid: int | None = None) -> int:
-    """Reload and wait for the outcome: the generation that serves. AppError with the application's
-    traceback as detail when it cannot be loaded; the old generation then serves on."""
+def reload(path: Path, *, watch_pid: int | None = None) -> tuple[int, list[str]]:
+    """Reload and wait for the outcome: the generation that serves, and what changed but waits for
+    more than a reload. AppError with the application's traceback as detail when it cannot be
+    loaded; the old generation then serves on."""
     document = _expected(*request(path, "POST", "/reload", watch_pid=watch_pid))
     if not document.get("ok"):
         error, detail = str(document.get("error", "")), str(document.get("detail") or "")
         # A service that ends or that never served has no generation to go on with.
         on = "" if document.get("generation") is None else ", the old code serves on"
         raise AppError(f"reload failed{on}: {error}", detail=detail)
-    return int(document["generation"])
+    return int(document["generation"]), list(document.get("notes", []))
+
+
+def workers(path: Path, by: int) -> int:
+    """Have so many workers more, or fewer, and wait until they serve, or accept no more: how many
+    there are. AppError when one does not boot."""
+    document = _expected(*request(path, "POST", "/workers", {"by": by}))
+    if not document.get("ok"):
+        raise AppError(str(document.get("error", "")), detail=str(document.get("detail") or ""))
+    return int(document["workers"])
 
 
 def stop(path: Path) -> str:
@@ -309,9 +319,14 @@ def _sockets_of(unit: str) -> list[str]:
     return [trigger for trigger in triggers if trigger.endswith(".socket")]
 
 
+def systemd_runs() -> bool:
+    """sd_booted(3)"""
+    return Path("/run/systemd/system").is_dir()
+
+
 def _systemctl(*arguments: str) -> str:
     """Its output; nothing where systemd does not run."""
-    if not Path("/run/systemd/system").is_dir():  # sd_booted(3)
+    if not systemd_runs():
         return ""
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else ""

@@ -77,12 +77,12 @@ def load(
     PermissionDenied.
     """
     if path is None and name is not None:
-        path = DIRECTORY / f"{_valid_name(name)}.toml"
+        path = DIRECTORY / f"{valid_name(name)}.toml"
         if ("app.target" in overrides or "SOCKD_APP_TARGET" in environ) and not path.exists():
             path = None
     elif path is not None:
         path = path.absolute()
-        name = _valid_name(name or path.name.removesuffix(".toml"))
+        name = valid_name(name or path.name.removesuffix(".toml"))
     reader = _Reader()
     if path is not None:
         for file in (path, *_drop_ins(path)):
@@ -95,6 +95,32 @@ def load(
     if reader.errors:
         raise ConfigError("\n".join(reader.errors))
     return Config(name or "app", path, settings, MappingProxyType(reader.sources))
+
+
+def sources_of(config: Config) -> list[Path]:
+    """The files that were read for it."""
+    return [config.path, *_drop_ins(config.path)] if config.path else []
+
+
+def waiting(before: Config, after: Config) -> list[str]:
+    """One sentence for each way in which settings that have changed take effect, if a reload is
+    not it."""
+    ways: dict[str, list[str]] = {"restart": [], "units": []}
+    for row in ROWS.values():
+        if row.change in ways and _value(before, row.key) != _value(after, row.key):
+            ways[row.change].append(row.key)
+    how = {
+        "restart": "a restart",
+        "units": f"`sockd generate-units --install {after.name}` and a restart",
+    }
+    return [f"{', '.join(keys)} changed: needs {how[way]}" for way, keys in ways.items() if keys]
+
+
+def _value(config: Config, key: str) -> object:
+    found: object = config.settings
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def only_name() -> str:
@@ -110,7 +136,7 @@ def only_name() -> str:
     return names[0]
 
 
-def _valid_name(name: str) -> str:
+def valid_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a service: letters, digits and . _ - only, "
@@ -296,6 +322,12 @@ def _contradictions(
         )
     elif not _is_target(settings.app.target):
         yield at("app.target", "expected module:attribute or module:factory()")
+    for hook in ("before_fork", "after_fork", "on_drain", "on_exit"):
+        target = getattr(settings.app, hook)
+        if target and (target.endswith(")") or not _is_target(target)):
+            yield at(f"app.{hook}", "expected module:function")
+    if settings.process.group and not settings.process.user:
+        yield at("process.group", "needs process.user")
     for name in settings.app.env:
         if not name or "=" in name:
             yield at("app.env", 'a variable\'s name is not empty and has no "="')

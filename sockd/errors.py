@@ -46,6 +46,12 @@ class AppError(SockdError):
     exit_code = FAILED
 
 
+class GivenUp(SockdError):
+    """Workers die at boot again and again, and no service manager is there to see to it."""
+
+    exit_code = INTERNAL
+
+
 class NotRunning(SockdError):
     """No master answers for this service."""
 

@@ -42,10 +42,25 @@ def load(target: str) -> Callable[..., Any]:
         try:
             found = found()
         except BaseException as error:
-            raise _failure(f"{target} {_verb(error, 'raised')}", error) from None
+            raise _failure(f"{target} {verb(error, 'raised')}", error) from None
     if not callable(found):
         hint = "" if call else f" (a factory is written {module_name}:{path}())"
         raise AppError(f"{target} is {_kind(found)}, not a callable application{hint}")
+    return found  # type: ignore[no-any-return]
+
+
+def load_hook(key: str, target: str) -> Callable[[], object]:
+    """Import the function `module:function` that the setting `key` names. AppError."""
+    match = _TARGET.fullmatch(target)
+    if not match or match[3]:
+        raise AppError(f"{key}: {target!r} names no function; write module:function")
+    module_name, path, _ = match.groups()
+    try:
+        found = _attribute(_module(module_name), module_name, path)
+    except AppError as error:
+        raise AppError(f"{key}: {error}", detail=error.detail) from None
+    if not callable(found):
+        raise AppError(f"{key}: {target} is {_kind(found)}, which cannot be called")
     return found  # type: ignore[no-any-return]
 
 
@@ -61,9 +76,9 @@ def _module(name: str) -> ModuleType:
             raise _failure(
                 f"module {name} imports {missing}, which is not installed", error
             ) from None
-        raise _failure(f"module {name} {_verb(error, 'cannot be imported:')}", error) from None
+        raise _failure(f"module {name} {verb(error, 'cannot be imported:')}", error) from None
     except BaseException as error:
-        raise _failure(f"module {name} {_verb(error, 'cannot be imported:')}", error) from None
+        raise _failure(f"module {name} {verb(error, 'cannot be imported:')}", error) from None
 
 
 def _not_found(name: str, missing: str) -> str:
@@ -106,7 +121,7 @@ def _kind(thing: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _verb(error: BaseException, usual: str) -> str:
+def verb(error: BaseException, usual: str) -> str:
     """What happened, in words that follow the module's or factory's name."""
     if isinstance(error, SystemExit):
         return f"ended the process: sys.exit({'' if error.code is None else repr(error.code)})"

@@ -76,8 +76,9 @@ class Notifier:
         """The line of `systemctl status`; `turn` sends it."""
         self._status = text
 
-    def turn(self, now: float) -> float | None:
-        """Send what is due; the time (CLOCK_MONOTONIC) at which something is due next."""
+    def turn(self, now: float, well: bool = True) -> float | None:
+        """Send what is due; the time (CLOCK_MONOTONIC) at which something is due next. The
+        watchdog hears nothing while this process is not `well`: it is restarted for that."""
         due: list[float] = []
         if self._status != self._told:
             if now >= self._told_at + STATUS_INTERVAL:
@@ -87,7 +88,8 @@ class Notifier:
                 due.append(self._told_at + STATUS_INTERVAL)
         if self.watchdog:
             if now >= self._pinged_at + self.watchdog / 2:
-                self.send("WATCHDOG=1")
+                if well:
+                    self.send("WATCHDOG=1")
                 self._pinged_at = now
             due.append(self._pinged_at + self.watchdog / 2)
         return min(due, default=None)

@@ -56,6 +56,20 @@ def _account(value: Any) -> str:
     return text
 
 
+def _mode(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError('expected the permissions as text, such as "0660"')
+    return text.rjust(4, "0")
+
+
+def _umask(value: Any) -> int | None:
+    text = _text(value)
+    if text and not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError('expected three octal digits, such as "027"')
+    return int(text, 8) if text else None
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -100,6 +114,13 @@ def _timeout(value: Any) -> float:
     return seconds
 
 
+def _age(value: Any) -> float:
+    seconds = _quantity(value, _UNITS_OF_TIME, '"1h" or "365d"')
+    if seconds > 3650 * _DAY:
+        raise ValueError("expected at most 3650d")
+    return seconds
+
+
 def _size(value: Any) -> int:
     size = _quantity(value, _UNITS_OF_SIZE, '"64KiB" or "1GiB"')
     if size > _LARGEST_BODY:
@@ -121,6 +142,13 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
         raise ValueError(f"expected a whole number from 0 to {_LARGEST_COUNT}")
     return value
+
+
+def _percent(value: Any) -> int:
+    count = _count(value)
+    if count > 100:
+        raise ValueError("expected a whole number from 0 to 100")
+    return count
 
 
 def _threads(value: Any) -> int:
@@ -193,6 +221,14 @@ def _peers(value: Any) -> tuple[str, ...]:
     return peers
 
 
+def _requests(value: Any) -> tuple[str, ...]:
+    targets = _texts(value)
+    for target in targets:
+        if not re.fullmatch(r"(https?://[A-Za-z0-9._:\[\]-]+)?/[!-~]*", target) or "#" in target:
+            raise ValueError('expected paths such as "/" or URLs such as "https://shop.example/"')
+    return targets
+
+
 def _table(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError('expected a table of strings, such as { NAME = "value" }')
@@ -217,16 +253,21 @@ TEXT = Kind("string", _text)
 PATH = Kind("string", _path)
 FLAG = Kind("true | false", _flag)
 ACCOUNT = Kind("string", _account)
+MODE = Kind("string", _mode)
 DURATION = Kind("duration", _duration)
+AGE = Kind("age", _age)
 TIMEOUT = Kind("duration", _timeout)
 SIZE = Kind("size", _size)
 HEAD_SIZE = Kind("size", _head_size)
 COUNT = Kind("number", _count)
+PERCENT = Kind("number", _percent)
 THREADS = Kind("number", _threads)
 WORKERS = Kind("auto | number", _workers)
+UMASK = Kind("string", _umask)
 TEXTS = Kind("list of strings", _texts)
 ADDRESSES = Kind("list of addresses", _addresses)
 PEERS = Kind("list of strings", _peers)
+REQUESTS = Kind("list of strings", _requests)
 TABLE = Kind("table of strings", _table)
 
 
@@ -244,6 +285,19 @@ class App:
         TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
     )
     venv: str = option(TEXT, "", "virtual environment whose Python runs the application")
+    before_fork: str = option(
+        TEXT, "", "`module:function`, called once when all is imported, before workers are forked"
+    )
+    after_fork: str = option(TEXT, "", "`module:function`, called in each worker before it serves")
+    on_drain: str = option(
+        TEXT, "", "`module:function`, called in a worker that is told to finish"
+    )
+    on_exit: str = option(TEXT, "", "`module:function`, called in a worker after its last request")
+    warmup: tuple[str, ...] = option(
+        REQUESTS,
+        [],
+        "what each worker is asked before it serves: paths, or URLs where the name matters",
+    )
     env: dict[str, str] = option(TABLE, {}, "environment variables of the application")
     root_path: str = option(
         PATH,
@@ -283,6 +337,31 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+    idle_exit: float = option(
+        DURATION,
+        0,
+        "a service without an open connection ends after so long, and systemd starts it with the "
+        "next one; 0: never",
+    )
+
+
+@dataclass(frozen=True)
+class Recycle:
+    max_requests: int = option(COUNT, 0, "a worker is replaced after so many requests; 0: never")
+    max_memory: int = option(
+        SIZE, 0, "a worker is replaced when its private memory is so much; 0: never"
+    )
+    max_age: float = option(AGE, 0, "a worker is replaced after so long; 0: never")
+    jitter: int = option(PERCENT, 10, "percent by which these limits differ between workers")
+
+
+@dataclass(frozen=True)
+class Process:
+    user: str = option(
+        ACCOUNT, "", "whom the application runs as, where root runs sockd without systemd"
+    )
+    group: str = option(ACCOUNT, "", "its group; empty means that of the user")
+    umask: int | None = option(UMASK, "", "file mode creation mask, octal; empty: as it is")
 
 
 @dataclass(frozen=True)
@@ -314,20 +393,84 @@ class Unit:
     description: str = option(TEXT, "", "Description= of the service", "units")
     user: str = option(ACCOUNT, "", "system user; empty means DynamicUser", "units")
     group: str = option(ACCOUNT, "", "system group; empty means that of the user", "units")
-    socket_group: str = option(
-        ACCOUNT, "www-data", "group that may connect to Unix sockets", "units"
+    hardening: str = option(
+        _one_of("standard", "strict", "off"),
+        "standard",
+        "how far the service is shut in; strict: no network but the sockets that it serves",
+        "units",
+    )
+    writable: tuple[str, ...] = option(
+        TEXTS, [], "directories that it may write to, beside $STATE_DIRECTORY", "units"
+    )
+    credentials: dict[str, str] = option(
+        TABLE,
+        {},
+        "secrets in $CREDENTIALS_DIRECTORY: { NAME = FILE }, which root alone need read",
+        "units",
+    )
+    env_files: tuple[str, ...] = option(
+        TEXTS, [], "EnvironmentFile=: read by systemd as root, when the service starts", "units"
     )
     watchdog: float = option(DURATION, "30s", "WatchdogSec=; 0 turns the watchdog off", "units")
     restart_delay: float = option(DURATION, "100ms", "RestartSec=", "units")
+    socket_user: str = option(ACCOUNT, "root", "owner of Unix sockets", "units")
+    socket_group: str = option(
+        ACCOUNT, "www-data", "group that may connect to Unix sockets", "units"
+    )
+    socket_mode: str = option(MODE, "0660", "permissions of Unix sockets", "units")
+    service: dict[str, str] = option(
+        TABLE,
+        {},
+        'any other directive of [Service], or another value: { MemoryMax = "2G" }',
+        "units",
+    )
+    socket: dict[str, str] = option(TABLE, {}, "the same for [Socket]", "units")
 
 
 @dataclass(frozen=True)
 class Nginx:
     server_name: tuple[str, ...] = option(TEXTS, ["_"], "server_name of the site", "units")
     listen: tuple[str, ...] = option(TEXTS, ["80", "[::]:80"], "listen addresses", "units")
+    certificate: str = option(
+        TEXT, "", "chain of certificates (PEM); with it the site speaks TLS", "units"
+    )
+    certificate_key: str = option(TEXT, "", "its private key (PEM)", "units")
+    tls_listen: tuple[str, ...] = option(
+        TEXTS, ["443", "[::]:443"], "listen addresses for TLS", "units"
+    )
+    redirect: bool = option(FLAG, True, "with TLS: send plain HTTP there", "units")
+    http2: bool = option(FLAG, True, "with TLS: HTTP/2", "units")
+    hsts: float = option(AGE, 0, "with TLS: Strict-Transport-Security; 0 sends none", "units")
+    acme: str = option(
+        TEXT, "", "directory that has .well-known/acme-challenge for certificates", "units"
+    )
+    servers: tuple[str, ...] = option(
+        TEXTS,
+        [],
+        'with more than one machine: `"local weight=2", "10.0.0.2:8000", "10.0.0.3:8000 backup"`',
+        "units",
+    )
     static: dict[str, str] = option(
         TABLE, {}, 'directories that nginx serves: { "/static/" = "/srv/shop/static/" }', "units"
     )
+    static_age: float = option(
+        AGE, "1h", "how long clients keep those files; 365d if the name has a hash", "units"
+    )
+    media: dict[str, str] = option(
+        TABLE, {}, "the same for what the application writes; wants unit.user", "units"
+    )
+    media_age: float = option(AGE, "1h", "how long clients keep those files", "units")
+    unbuffered: tuple[str, ...] = option(
+        TEXTS, [], "paths whose bodies and answers pass nginx as they come: `/events/`", "units"
+    )
+    private: tuple[str, ...] = option(
+        TEXTS, ["/metrics", "/status"], "paths closed to all but nginx.allow", "units"
+    )
+    allow: tuple[str, ...] = option(
+        TEXTS, ["127.0.0.1", "::1"], "addresses and networks that may ask for those", "units"
+    )
+    gzip: bool = option(FLAG, True, "compress text on its way to the client", "units")
+    access_log: str = option(TEXT, "", "file for an access log in JSON", "units")
 
 
 @dataclass(frozen=True)
@@ -339,13 +482,25 @@ class Settings:
         "whose default is `/run/sockd-NAME.sock`",
         "units",
     )
-    workers: int = option(WORKERS, "auto", "worker processes; auto: by cores")
+    workers: int = option(
+        WORKERS,
+        "auto",
+        "worker processes; auto: as many as the cores, the CPU quota and the memory limit allow",
+    )
     threads: int = option(
         THREADS, 1, "threads of a worker that run the application; 1 runs it in the worker's own"
+    )
+    preload: str = option(
+        _one_of("auto", "on", "off"),
+        "auto",
+        "import the application once, and fork the workers from that; auto: unless the import "
+        "leaves threads or connections; off: each worker imports it",
     )
     app: App = field(default_factory=App)
     server: Server = field(default_factory=Server)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    recycle: Recycle = field(default_factory=Recycle)
+    process: Process = field(default_factory=Process)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)

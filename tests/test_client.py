@@ -151,8 +151,8 @@ def test_locate(tmp_path: Path, peer: Peer) -> None:
 
 def test_reload_returns_the_generation(peer: Peer) -> None:
     path, pid = peer(http({"ok": True, "generation": 3}))
-    assert client.reload(path) == 3
-    assert client.reload(path, watch_pid=pid) == 3
+    assert client.reload(path) == (3, [])
+    assert client.reload(path, watch_pid=pid) == (3, [])
 
 
 def test_reload_that_failed_has_reason_and_traceback(peer: Peer) -> None:

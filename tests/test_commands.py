@@ -137,6 +137,12 @@ def test_a_service_from_start_to_stop(tmp_path: Path, project: Path, serve: Serv
     assert "sockd/" not in done.stderr
     assert answer(tmp_path) == b"other"
 
+    done = sockd(tmp_path, "workers", "shop", "+1")
+    assert done.stderr == "sockd: 2 workers, until the next reload\n"
+    assert sockd(tmp_path, "workers", "-1").returncode == 0
+    for wrong in ("1", "+0", "+x", "+9999"):
+        assert sockd(tmp_path, "workers", wrong).returncode == 2
+
     project.write_text(project.read_text() + "drian = 5\n")
     done = sockd(tmp_path, "reload")
     assert done.returncode == 1
@@ -198,7 +204,19 @@ def test_mistakes(tmp_path: Path, words: list[str], code: int, expected: str) ->
 def test_help_has_examples(tmp_path: Path) -> None:
     top = sockd(tmp_path, "--help").stdout
     commands = re.findall(r"^    ([a-z-]+)", top, re.MULTILINE)
-    assert set(commands) == {"serve", "check", "generate-units", "reload", "stop", "status"}
+    assert set(commands) == {
+        *(
+            "serve",
+            "check",
+            "init",
+            "generate-units",
+            "exec",
+            "reload",
+            "stop",
+            "status",
+            "workers",
+        )
+    }
     for command in commands:
         done = sockd(tmp_path, command, "--help")
         assert done.returncode == 0
@@ -360,6 +378,24 @@ class TestCheckByRoot:
         assert re.search(rf"^ok +application hello:app, .* s as {whom}$", done.stdout, re.M)
         uid = pwd.getpwnam(user).pw_uid if user else 65534
         assert (tmp_path / "code/made").stat().st_uid == uid
+
+    @pytest.mark.parametrize("user", ["", "daemon"])
+    def test_there_is_a_state_directory(
+        self,
+        tmp_path: Path,
+        public: Path,
+        reachable: Callable[..., subprocess.CompletedProcess[str]],
+        user: str,
+    ) -> None:
+        (tmp_path / "code/hello.py").write_text(
+            "import os\n"
+            "made = os.environ['STATE_DIRECTORY'] + '/made'\n"
+            "open(made, 'x').close()\n"
+            "print(made)\n" + APP
+        )
+        done = reachable("check", "--config", str(public), SOCKD_UNIT_USER=user)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert not Path(done.stdout.partition("\n")[0]).parent.exists()
 
     @pytest.mark.parametrize("closed", [".", "code"])
     def test_a_directory_that_is_roots_alone(

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from sockd.master.boots import HANDOVER
 from sockd.master.events import (
     Announce,
     CloseServer,
@@ -17,25 +18,30 @@ from sockd.master.events import (
     Drain,
     Draining,
     DumpServer,
+    DumpWorker,
     Event,
     Exit,
     Exited,
-    Fewer,
+    Figures,
     Forget,
     KillServer,
     KillWorker,
     Launch,
     Launched,
+    Left,
     LifelineClosed,
     Loaded,
     LoadFailed,
-    More,
+    Measure,
+    Measured,
     Note,
     Plan,
     Ready,
+    Relaunch,
     Release,
     Reload,
     Reply,
+    Resize,
     Serve,
     ServerClosed,
     Spawn,
@@ -45,21 +51,26 @@ from sockd.master.events import (
     Stop,
     StopWorker,
     Tick,
+    Unshareable,
+    Upkeep,
     Words,
     WorkerId,
 )
-from sockd.master.fleet import (
-    ABANDON,
-    DUMP,
-    GRACE,
-    HANDOVER,
-    JUMP,
-    LIVED,
-    SHORT,
-    Fleet,
-    ended,
+from sockd.master.fleet import JUMP, Fleet
+from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, MOST_FAILURES, SHORT, ended
+from sockd.master.states import (
+    GENERATION,
+    LONGEST_HOLD,
+    SERVER,
+    WORKER,
+    G,
+    Hold,
+    S,
+    W,
+    Worker,
+    backoff,
 )
-from sockd.master.states import GENERATION, LONGEST_HOLD, SERVER, WORKER, G, S, W, backoff
+from sockd.master.upkeep import share
 
 KILLED = signal.SIGKILL  # a wait(2) status
 STATUS_3 = 3 << 8
@@ -295,12 +306,31 @@ class TestWorkers:
         world.wait(LIVED)
         assert kinds(world.die(1, 6)) == [Release, Spawn]
 
+    def test_one_that_the_kernel_killed_for_memory_is_named_so(self):
+        world = World().boot()
+        world.tell(Exited(1001, KILLED, "by the OOM killer"))
+        assert "worker 1.1: died, killed by SIGKILL, by the OOM killer" in world.notes()
+
+    def test_one_that_the_master_killed_is_not(self):
+        world = World().boot(workers=1)
+        world.tell(Spawned(WorkerId(1, 2), 1002))
+        world.wait(62)
+        world.tell(Exited(1002, KILLED, "by the OOM killer"))
+        assert "OOM" not in world.notes()
+
     def test_many_that_die_together_failed_once(self):
         world = World(Plan(workers=8)).boot()
         world.now += 1
         for serial in range(1, 9):
             world.die(1, serial)
         assert world.fleet.generations[1].hold.failures == 1
+
+    def test_attempts_that_overlap_are_attempts_all_the_same(self):
+        """Each begins before the one before it has failed, and after the one before that."""
+        hold = Hold()
+        for n in range(10):
+            hold.failed(n - 1.0, float(n) + 0.5)
+        assert hold.failures >= 4
 
     def test_an_exit_that_comes_before_the_pid_is_known_is_matched(self):
         world = World().boot()
@@ -335,7 +365,7 @@ class TestWorkers:
 
     def test_a_fork_server_that_does_not_answer_is_killed_and_replaced(self):
         world = World().boot(workers=1)
-        assert KillServer(1) in world.wait(61)
+        assert KillServer(1) in world.wait(60 + DUMP + GRACE + 0.1)
         assert Launch(2) in world.die(1)
 
     def test_one_without_lifeline_is_killed_after_a_moment(self):
@@ -366,11 +396,11 @@ class TestWorkers:
 
     def test_more_and_fewer(self):
         world = World().boot()
-        assert kinds(world.tell(More())) == [Spawn]
+        assert kinds(world.tell(Resize(1))) == [Spawn]
         world.come_up(1, 3)
-        assert world.tell(Fewer()) == [Drain(WorkerId(1, 3), 30.0, False)]
-        world.tell(Fewer())
-        assert world.tell(Fewer()) == []
+        assert world.tell(Resize(-1)) == [Drain(WorkerId(1, 3), 30.0, False)]
+        world.tell(Resize(-1))
+        assert world.tell(Resize(-1)) == []
         assert sorted(world.states().values()) == ["draining", "draining", "ready"]
         world.tell(Exited(1003, 0), Exited(1002, 0))
         assert world.fleet.respawns == 0
@@ -386,6 +416,237 @@ class TestWorkers:
         world = World(Plan(workers=5), slots=2).boot(workers=2)
         assert len(world.states()) == 2
         assert world.fleet.deadline() is None
+
+
+class TestResizing:
+    def test_more_are_waited_for(self):
+        world = World().boot()
+        assert kinds(world.tell(Resize(2, "a"))) == [Spawn]
+        assert kinds(world.come_up(1, 3)) == [Spawn, Serve]
+        assert world.come_up(1, 4) == [Serve(WorkerId(1, 4)), Reply("a", True, 1, "", "")]
+
+    def test_fewer_are_told_at_once(self):
+        world = World().boot()
+        assert world.tell(Resize(-5, "a")) == [
+            Drain(WorkerId(1, 2), 30.0, False),
+            Reply("a", True, 1, "", ""),
+        ]
+
+    def test_one_that_does_not_boot_is_told(self):
+        world = World().boot()
+        world.tell(Resize(1, "a"), Spawned(WorkerId(1, 3), 1003))
+        world.tell(Words(WorkerId(1, 3), "no memory"))
+        (reply,) = [one for one in world.die(1, 3, STATUS_3) if isinstance(one, Reply)]
+        assert reply == Reply("a", False, 1, "worker 1.3 exited with status 3: no memory", "")
+        world.tell(Resize(1, "b"))
+        assert world.wait(100) is not None
+        assert Reply("b", True, 1, "", "") not in world.all  # an old failure is no answer
+
+    def test_a_stop_tells_who_waits(self):
+        world = World().boot()
+        world.tell(Resize(1, "a"))
+        assert Reply("a", False, None, "the service is stopping", "") in world.tell(Stop())
+        assert Reply("b", False, None, "the service is stopping", "") in world.tell(Resize(1, "b"))
+
+    def test_before_anything_serves(self):
+        world = World()
+        world.tell(Start())
+        assert world.tell(Resize(1, "a")) == [
+            Reply("a", False, None, "no generation serves yet", "")
+        ]
+
+    def test_a_reload_brings_the_number_of_the_configuration(self):
+        world = World().boot()
+        world.tell(Resize(3, "a"), Reload("b"))
+        world.load(2)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 2
+        assert Reply("a", True, 2, "", "") in world.all
+
+
+class TestRoom:
+    """workers = "auto" where memory is limited."""
+
+    MIB = 1 << 20
+
+    def world(self, workers: int = 8) -> World:
+        world = World(Plan(workers=workers, room=500 * self.MIB))
+        world.tell(Start(), Loaded(1))
+        return world
+
+    def ready(self, world: World, generation: int, serial: int, private: int) -> list[Decision]:
+        worker, pid = WorkerId(generation, serial), 1000 * generation + serial
+        world.tell(Spawned(worker, pid))
+        return world.tell(Ready(worker, pid, private * self.MIB, 200 * self.MIB))
+
+    def test_the_first_worker_says_how_many_fit(self):
+        world = self.world()
+        assert world.tell(Spawned(WorkerId(1, 1), 1001)) == []  # no other one meanwhile
+        self.ready(world, 1, 1, private=100)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 3
+        assert 'workers = "auto": 3, as there is room for 500 MiB: 100 MiB for' in world.notes()
+
+    def test_there_is_always_one(self):
+        world = self.world()
+        self.ready(world, 1, 1, private=1000)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 1
+
+    @pytest.mark.parametrize("private", [10, 0])
+    def test_room_enough_and_weight_unknown(self, private: int):
+        world = self.world()
+        self.ready(world, 1, 1, private)
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 8
+
+    def test_the_next_generation_will_be_as_heavy_as_this_one_has_become(self):
+        world = self.world(workers=2)
+        self.ready(world, 1, 1, private=10)
+        self.ready(world, 1, 2, private=10)
+        assert world.tell(Reload()) == [Announce("reloading"), Measure(True), Launch(2)]
+        world.tell(Measured({WorkerId(1, 2): Figures(0, 250 * self.MIB)}), Loaded(2))
+        self.ready(world, 2, 1, private=10)
+        assert world.fleet.live
+        assert (world.fleet.live.number, world.fleet.live.wanted) == (2, 1)
+
+
+class TestRecycling:
+    def world(self, workers: int = 3, **limits: float) -> World:
+        upkeep = Upkeep(**limits)  # type: ignore[arg-type]
+        return World(Plan(workers=workers, upkeep=upkeep)).boot()
+
+    def measured(self, world: World, **figures: Figures) -> list[Decision]:
+        ids = {WorkerId(1, int(name[1:])): figure for name, figure in figures.items()}
+        return world.tell(Measured(ids))
+
+    def test_without_limits_nobody_looks(self):
+        assert self.world().fleet.deadline() is None
+
+    def test_workers_are_looked_at_once_a_second_and_weighed_less_often(self):
+        world = self.world(max_requests=100, max_memory=1 << 20)
+        looks = [one for one in world.wait(10.05) if isinstance(one, Measure)]
+        assert len(looks) == 10
+        assert sum(one.memory for one in looks) == 2
+
+    def test_the_replacement_is_ready_first(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        assert self.measured(world, w1=Figures(99), w2=Figures(100)) == [Spawn(WorkerId(1, 4), 3)]
+        assert world.states()["1.2"] == "ready"
+        assert world.tell(Spawned(WorkerId(1, 4), 1004)) == []
+        decisions = world.tell(Ready(WorkerId(1, 4), 1004))
+        assert decisions == [Serve(WorkerId(1, 4)), Drain(WorkerId(1, 2), 30.0, False)]
+        assert "worker 1.2: to be replaced after 100 requests (recycle.max_req" in world.notes()
+        world.die(1, 2, 0)
+        assert world.states() == {"1.1": "ready", "1.3": "ready", "1.4": "ready"}
+        assert world.fleet.respawns == 0
+
+    def test_one_at_a_time_the_oldest_first(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        every = {f"w{n}": Figures(200) for n in (3, 2, 1)}
+        decisions = self.measured(world, **every)
+        for serial, replacement in ((1, 4), (2, 5), (3, 6)):
+            spawned = [one.worker.serial for one in decisions if isinstance(one, Spawn)]
+            assert spawned == [replacement]
+            assert self.measured(world, **every) == []
+            assert Drain(WorkerId(1, serial), 30.0, False) in world.come_up(1, replacement)
+            assert self.measured(world, **every) == []  # it still drains
+            decisions = world.die(1, serial, 0)
+        assert sorted(world.states()) == ["1.4", "1.5", "1.6"]
+
+    def test_by_memory_of_its_own(self):
+        world = self.world(max_memory=100 << 20, jitter=0.0)
+        assert self.measured(world, w1=Figures(5, (100 << 20) - 1)) == []
+        assert self.measured(world, w1=Figures(5, None)) == []
+        assert kinds(self.measured(world, w1=Figures(5, 100 << 20))) == [Spawn]
+        assert "100 MiB of its own (recycle.max_memory)" in world.notes()
+
+    def test_by_age(self):
+        world = self.world(workers=2, max_age=3600.0, jitter=0.0)
+        assert kinds(world.wait(3599)) == []
+        assert kinds(world.wait(2)) == [Spawn]
+        assert kinds(world.come_up(1, 3)) == [Serve, Drain]
+
+    def test_jitter_keeps_those_that_began_together_apart(self):
+        shares = [share(Worker(WorkerId(1, n), 0, 0.0), 0.1) for n in range(1, 101)]
+        assert all(0.9 <= one <= 1.0 for one in shares)
+        ordered = sorted(shares)
+        assert max(b - a for a, b in itertools.pairwise(ordered)) < 0.002
+        assert share(Worker(WorkerId(1, 7), 0, 0.0), 0.0) == 1.0
+
+    def test_a_replacement_that_dies_is_tried_again_and_the_old_one_serves_on(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        self.measured(world, w1=Figures(100))
+        world.tell(Spawned(WorkerId(1, 4), 1004))
+        world.die(1, 4)
+        assert world.states()["1.1"] == "ready"
+        world.tell(Spawned(WorkerId(1, 5), 1005))
+        world.die(1, 5)
+        assert Spawn not in kinds(world.wait(0.9))
+        assert Spawn(WorkerId(1, 6), 3) in world.wait(0.3)
+        assert Drain(WorkerId(1, 1), 30.0, False) in world.come_up(1, 6)
+
+    def test_one_that_dies_first_needs_no_other(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        self.measured(world, w1=Figures(100))
+        world.tell(Spawned(WorkerId(1, 4), 1004))
+        assert kinds(world.die(1, 1)) == [Release]
+        assert world.tell(Ready(WorkerId(1, 4), 1004)) == [Serve(WorkerId(1, 4))]
+        assert sorted(world.states()) == ["1.2", "1.3", "1.4"]
+
+    def test_not_during_a_reload_which_replaces_all(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        world.tell(Reload("a"))
+        assert self.measured(world, w1=Figures(100)) == []
+
+    def test_not_while_one_is_missing(self):
+        world = self.world(max_requests=100, jitter=0.0)
+        world.wait(0.5)
+        world.die(1, 3)
+        assert self.measured(world, w1=Figures(100)) == []
+
+
+class TestIdleExit:
+    def world(self) -> World:
+        return World(Plan(workers=1, upkeep=Upkeep(idle_exit=60.0))).boot()
+
+    def look(self, world: World, requests: int = 0, connections: int = 0) -> list[Decision]:
+        """Six seconds later, which is when the fleet looks."""
+        assert world.wait(6.0) == [Measure(False)]
+        return world.tell(Measured({WorkerId(1, 1): Figures(requests)}, connections))
+
+    def test_a_service_that_nobody_uses_ends(self):
+        world = self.world()
+        for _ in range(10):
+            assert self.look(world) == []
+        decisions = self.look(world)
+        # One that comes meanwhile is served: its connection is not idle, but new.
+        assert decisions == [
+            Announce("stopping"),
+            Drain(WorkerId(1, 1), 30.0, False),
+            CloseServer(1),
+        ]
+        world.die(1, 1, 0)
+        world.die(1, 0, 0)
+        assert world.exit == Exit(0, "", "")
+
+    def test_an_open_connection_keeps_it(self):
+        world = self.world()
+        for _ in range(30):
+            assert self.look(world, connections=1) == []
+
+    def test_connections_too_short_to_be_seen_keep_it(self):
+        world = self.world()
+        for n in range(30):
+            assert self.look(world, requests=n + 1) == []
+
+    def test_a_reload_keeps_it(self):
+        world = self.world()
+        for _ in range(10):
+            assert self.look(world) == []
+        world.tell(Reload("a"))
+        assert self.look(world) == []
+        assert world.fleet.state == "reloading"
 
 
 class TestReload:
@@ -432,7 +693,12 @@ class TestReload:
             lambda world: world.die(2, status=STATUS_3),
             lambda world: world.tell(Loaded(2), SpawnFailed(WorkerId(2, 1), "EAGAIN")),
             lambda world: world.load(2, workers=1) + world.die(2, 1),
-            lambda world: world.tell(Loaded(2), Spawned(WorkerId(2, 1), 2001)) + world.wait(61),
+            lambda world: (
+                world.tell(Loaded(2), Spawned(WorkerId(2, 1), 2001))
+                + world.wait(60.1)
+                + world.wait(DUMP)
+                + world.tell(LoadFailed(2, "0 of 2 workers ready"))
+            ),
             lambda world: (
                 world.wait(60.1) + world.wait(DUMP) + world.tell(LoadFailed(2, "did not boot"))
             ),
@@ -459,6 +725,30 @@ class TestReload:
         assert world.fleet.state == "serving"
         assert world.fleet.reloads_failed == 1
         assert world.fleet.deadline() is None
+
+    def test_an_import_that_cannot_be_shared_is_left_to_the_workers(self):
+        world = World().boot()
+        world.tell(Reload("a"))
+        decisions = world.tell(Unshareable(2, Left(threads=("poll",))))
+        assert decisions == [Relaunch(2)]
+        assert "left the thread poll, so each worker imports it for itself" in world.notes()
+        assert world.die(2) == []  # the first fork server, which the loop has killed
+        world.tell(Launched(2, 2500, world.plan))
+        world.load(2)
+        assert Reply("a", True, 2, "", "") in world.wait(HANDOVER)
+
+    def test_one_that_cannot_even_be_left_to_them_fails(self):
+        world = World().boot()
+        world.tell(Reload("a"), Unshareable(2, Left(threads=("poll",))))
+        decisions = world.tell(LoadFailed(2, "no python"))
+        assert Reply("a", False, 1, "no python", "") in decisions
+        assert list(world.fleet.generations) == [1]
+
+    def test_a_worker_that_hangs_at_boot_writes_its_stack(self):
+        world = World().boot()
+        world.tell(Reload("a"), Loaded(2), Spawned(WorkerId(2, 1), 2001))
+        assert world.wait(60.1) == [DumpWorker(WorkerId(2, 1), 2001)]
+        assert world.wait(DUMP) == [CollectDump(2, "0 of 2 workers ready in 60 s")]
 
     def test_bad_configuration_is_told_at_once(self):
         world = World().boot()
@@ -531,6 +821,59 @@ class TestReload:
         gaps = [round(b - a) for a, b in itertools.pairwise(launches)]
         assert gaps == [2, 4, 8, 16, 30, 30, 30]
         assert set(world.states().values()) == {"ready"}
+
+
+class TestGivingUp:
+    """Where no service manager is."""
+
+    def world(self) -> World:
+        world = World(Plan(workers=1))
+        world.fleet = Fleet(64, gives_up=True)
+        return world.boot()
+
+    def fail(self, world: World, serial: int) -> int:
+        """One worker dies at boot; the next one's number."""
+        worker = WorkerId(1, serial)
+        world.tell(Words(worker, "no database", "Traceback"))
+        decisions = world.die(1, serial, STATUS_3) + world.wait(LONGEST_HOLD)
+        spawned = [one.worker for one in decisions if isinstance(one, Spawn)]
+        if spawned:
+            world.tell(Spawned(spawned[0], 1000 + spawned[0].serial))
+        return spawned[0].serial if spawned else 0
+
+    def test_after_failures_in_a_row_with_the_last_ones_words(self):
+        world = self.world()
+        serial = self.fail(world, 1)  # which was ready before, so that was no boot
+        for _ in range(MOST_FAILURES - 1):
+            serial = self.fail(world, serial)
+            assert serial
+        assert self.fail(world, serial) == 0
+        world.die(1)
+        assert world.exit
+        assert world.exit.code == 70
+        assert "no worker boots, after 8 attempts: worker 1.9 exited with status 3: no" in (
+            world.exit.message
+        )
+        assert world.exit.detail == "Traceback"
+
+    def test_not_while_one_serves(self):
+        world = self.world()
+        world.tell(Resize(1))
+        serial = 2
+        world.tell(Spawned(WorkerId(1, 2), 1002))
+        for _ in range(3 * MOST_FAILURES):
+            serial = self.fail(world, serial)
+            assert serial
+
+    def test_when_no_fork_server_comes_up(self):
+        world = self.world()
+        world.launch_error = "half-deployed"
+        world.die(1)
+        world.die(1, 1)
+        world.wait(20 * LONGEST_HOLD)
+        assert world.exit
+        assert world.exit.code == 70
+        assert "half-deployed" in world.exit.message
 
 
 class TestStop:
@@ -640,7 +983,19 @@ class Chaos(World):
         random_ = random.Random(seed)
         self.random = random_
         super().__init__(
-            Plan(random_.randint(1, 5), random_.uniform(1, 60), random_.uniform(0, 30)),
+            Plan(
+                random_.randint(1, 5),
+                random_.uniform(1, 60),
+                random_.uniform(0, 30),
+                upkeep=Upkeep(
+                    random_.choice([0, 100]),
+                    random_.choice([0, 100]),
+                    random_.choice([0.0, 10.0, 1000.0]),
+                    random_.choice([0.0, 0.5]),
+                    random_.choice([0.0, 100.0]),
+                ),
+                room=random_.choice([0, 1000]),
+            ),
             slots=random_.choice([3, 8, 64]),
         )
         self.servers: dict[int, int] = {}  # running: generation → pid
@@ -670,6 +1025,31 @@ class Chaos(World):
                     else:
                         self.servers[generation] = self.pid()
                         answers.append(Launched(generation, self.servers[generation], self.plan))
+                case Relaunch(generation):
+                    self.servers.pop(generation, None)
+                    if self.random.random() < 0.2:
+                        answers.append(LoadFailed(generation, "no python"))
+                    else:
+                        self.servers[generation] = self.pid()
+                        answers.append(Launched(generation, self.servers[generation], self.plan))
+                case Drain(worker) if not self.fleet.stopping:
+                    # What is recycled leaves as many behind as are wanted.
+                    generation_ = self.fleet.generations[worker.generation]
+                    if generation_.recycled == worker and generation_.state is G.LIVE:
+                        assert len(generation_.in_state(W.READY)) >= generation_.wanted
+                case Measure(memory):
+                    answers.append(
+                        Measured(
+                            {
+                                worker.id: Figures(
+                                    self.random.randrange(200),
+                                    self.random.randrange(200) if memory else None,
+                                )
+                                for worker in self.fleet.workers()
+                            },
+                            self.random.choice([0, 1]),
+                        )
+                    )
                 case CollectDump(generation, message):
                     answers.append(LoadFailed(generation, message, "stack"))
                 case CloseServer(generation):
@@ -718,7 +1098,7 @@ class Chaos(World):
             assert len(generation.in_state(W.SPAWNING)) <= 1
             if generation.state is G.LIVE:
                 assert len(generation.in_state(W.BOOTING, W.READY)) <= max(
-                    generation.wanted + 1, self.plan.workers
+                    generation.wanted + 2, self.plan.workers + 1
                 )
         for worker in workers:
             # Whatever is not simply serving ends by a deadline.
@@ -755,10 +1135,10 @@ class Chaos(World):
         match self.random.randrange(12):
             case 0:
                 event = Stop(self.random.random() < 0.3)
-            case 1 | 2:
-                event = More()
-            case 3 | 4:
-                event = Fewer()
+            case 1 | 2 | 3 | 4:
+                token = self.pid()
+                self.tokens.add(token)
+                event = Resize(self.random.choice([-3, -1, 1, 2]), token)
             case 5:
                 event = Exited(self.pid(), 0)
             case _:
@@ -777,6 +1157,8 @@ class Chaos(World):
                 self.tell(LoadFailed(generation, "boom", "tb"))
             case 2:
                 self.tell(ServerClosed(generation))
+            case 3:
+                self.tell(Unshareable(generation, Left(threads=("poll",))))
             case _:
                 known = self.fleet.generations.get(generation)
                 if known and known.state is G.BOOTING:
@@ -811,7 +1193,7 @@ class Chaos(World):
             case 4:
                 self.tell(Words(worker, "last words"))
             case _:
-                self.tell(Ready(worker, pid))
+                self.tell(Ready(worker, pid, random_.choice([0, 1, 400]), 100))
         if worker in self.unsaid:
             self.tell(Spawned(worker, self.unsaid.pop(worker)))
 

@@ -17,6 +17,8 @@ LAYERS = {
     "sockd.settings": 1,
     "sockd.errors": 1,
     "sockd.linux": 2,
+    "sockd.memory": 2,
+    "sockd.identity": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
     "sockd.config": 3,
@@ -28,19 +30,30 @@ LAYERS = {
     "sockd.loader": 3,
     "sockd.client": 4,
     "sockd.status": 4,
+    "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,
     "sockd.master": 7,
     "sockd.check": 8,
+    "sockd.execute": 8,
+    "sockd.init": 8,
     "sockd.units": 8,
     "sockd.cli": 9,
     "sockd.__main__": 10,
 }
-PACKAGES = {"sockd.http", "sockd.worker", "sockd.master", "sockd.units"}  # one layer each
+PACKAGES = {
+    "sockd.execute",
+    "sockd.http",
+    "sockd.init",
+    "sockd.master",
+    "sockd.units",
+    "sockd.worker",
+}  # one layer each
 
 THIRD_PARTY = {"jinja2", "systemd", "sdnotify"}
 ALLOWED = {
     "sockd.units": {"jinja2"},
+    "sockd.watch": {"watchfiles"},  # where it is installed
     "sockd.activation": {"systemd"},
     "sockd.notify": {"systemd", "sdnotify"},
     "sockd.master": {"systemd", "sdnotify"},

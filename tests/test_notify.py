@@ -86,6 +86,16 @@ def test_status_is_sent_when_changed_and_once_a_second(manager):
     assert messages == ["STATUS=a", "STATUS=c → ü"]
 
 
+def test_the_watchdog_hears_nothing_while_a_restart_would_help(manager, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    notifier = Notifier()
+    assert notifier.turn(100.0) == 101.0
+    assert notifier.turn(101.0, well=False) == 102.0
+    assert notifier.turn(102.0) == 103.0
+    assert heard(manager) == ["WATCHDOG=1", "WATCHDOG=1"]
+    close(notifier)
+
+
 def test_watchdog_twice_an_interval(manager, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)

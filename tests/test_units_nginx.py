@@ -1,66 +1,13 @@
 """The rendered site in a real nginx, before a real server on a Unix socket."""
 
-import os
 import re
-import socket
-import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
-from sockd.config import Config, load
 from sockd.errors import ConfigError
-from sockd.units import render, tools
-
-NGINX = tools.find("nginx") or "nginx"
-DEADLINE = 30.0
-
-
-def site(tmp_path: Path, toml: str, name: str = "shop", directory: str = "/etc/sockd") -> str:
-    path = tmp_path / f"{name}.toml"
-    path.write_text(f'{toml}\n[app]\ntarget = "shop:app"\n')
-    loaded = load(path=path, environ={})
-    config = Config(name, Path(directory, path.name), loaded.settings, loaded.sources)
-    return render(config, executable="/usr/bin/sockd")[f"nginx/{name}.conf"]
-
-
-def prefix(tmp_path: Path, *sites: str, root: bool) -> list[str]:
-    """nginx's command line for a private configuration with these sites."""
-    (tmp_path / "sites").mkdir(parents=True, exist_ok=True)
-    for number, text in enumerate(sites):
-        (tmp_path / "sites" / f"{number}.conf").write_text(text)
-    user = "user root;" if root else ""  # to read the test's own directory
-    scratch = "".join(
-        f"{kind}_temp_path {kind}; "
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(
-        f"{user} pid nginx.pid; daemon off; worker_processes 1; error_log stderr warn;\n"
-        "events { worker_connections 64; }\n"
-        f"http {{ {scratch} access_log off; include sites/*.conf; }}\n"
-    )
-    return [NGINX, "-p", f"{tmp_path}/", "-e", "stderr", "-c", "nginx.conf"]
-
-
-def verdict(tmp_path: Path, *sites: str) -> str:
-    # nginx -t binds: in a network namespace every port is free, and there for a plain user too.
-    isolated = ["unshare", "--map-root-user", "--net"]
-    done = subprocess.run(
-        [*isolated, *prefix(tmp_path, *sites, root=True), "-t"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-    lines = done.stderr.splitlines()
-    passed = [line for line in lines if not re.search(r"syntax is ok|test is successful", line)]
-    assert (done.returncode == 0) == (len(lines) - len(passed) == 2), done.stderr
-    return "\n".join(passed)
-
+from tests.front import Front, fronted, site, verdict
 
 FORMS = {
     "defaults": "",
@@ -131,110 +78,12 @@ def test_what_nginx_cannot_serve_is_refused(static: str, tmp_path: Path) -> None
         site(tmp_path, f"[nginx]\nstatic = {static}\n")
 
 
-class Backend:
-    """A server that notes each connection's bytes and answers `answer`, or nothing and closes."""
-
-    def __init__(self, path: Path) -> None:
-        self.seen: list[bytes] = []
-        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen()
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(DEADLINE)
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += connection.recv(65536)
-                self.seen.append(head)
-                connection.sendall(self.answer)
-
-    def headers(self) -> dict[str, list[str]]:
-        """Those of the only request seen, by name in lower case."""
-        (head,) = self.seen
-        found: dict[str, list[str]] = {}
-        for line in head.decode().split("\r\n\r\n")[0].split("\r\n")[1:]:
-            name, _, value = line.partition(": ")
-            found.setdefault(name.lower(), []).append(value)
-        return found
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join(DEADLINE)
-        assert not self.thread.is_alive()
-
-
-class Front:
-    def __init__(self, port: int, backend: Backend, files: Path) -> None:
-        self.port = port
-        self.backend = backend
-        self.files = files
-
-    def request(
-        self,
-        target: str,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        method: str = "GET",
-        body: bytes | None = None,
-    ) -> tuple[int, bytes]:
-        """Status and body of the answer."""
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)) as connection:
-            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            given = {"Host": "shop.example:8443", **headers}
-            if body is not None:
-                given["Content-Length"] = str(len(body))
-            for name, value in given.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            with connection.getresponse() as response:
-                return response.status, response.read()
-
-
-@contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(int(DEADLINE * 20)):
-            with socket.socket() as probe:
-                probe.settimeout(DEADLINE)
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, process.communicate()[1]
-            threading.Event().wait(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=DEADLINE)
-
-
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[Front]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     files = tmp_path / "static files"
-    files.mkdir()
-    socket_path = tmp_path / "app.sock"
-    text = site(
-        tmp_path,
-        f"bind = ['{socket_path}']\n[limits]\nbody = 1000\n"
-        f"[nginx]\nlisten = ['127.0.0.1:{port}']\nstatic = {{ '/static' = '{files}' }}\n",
-    )
-    backend = Backend(socket_path)
-    try:
-        with running(prefix(tmp_path / "nginx", text, root=os.geteuid() == 0), port):
-            yield Front(port, backend, files)
-    finally:
-        backend.close()
+    static = f"static = {{ '/static' = '{files}' }}"
+    with fronted(tmp_path, static, "[limits]\nbody = 1000") as front:
+        yield front
 
 
 def test_what_a_client_claims_about_itself_is_replaced(front: Front) -> None:
@@ -297,8 +146,8 @@ def test_each_request_has_a_connection_of_its_own(front: Front) -> None:
     assert front.backend.seen[0].startswith(b"GET / HTTP/1.1\r\n")
 
 
-@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
-def test_nothing_is_upgraded(protocol: str, front: Front) -> None:
+@pytest.mark.parametrize("protocol", ["h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0"])
+def test_nothing_but_a_websocket_is_upgraded(protocol: str, front: Front) -> None:
     upgrade = {"Upgrade": protocol, "Connection": "Upgrade, HTTP2-Settings"}
     assert front.request("/", upgrade)[0] == 200
     assert "upgrade" not in front.backend.headers()
@@ -314,7 +163,7 @@ def test_a_body_above_the_limit_is_refused_before_the_application(front: Front) 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_request_is_sent_once(method: str, front: Front) -> None:
     front.backend.answer = b""
-    assert front.request("/", method=method)[0] == 502
+    assert front.request("/", method=method)[0] == (503 if method == "GET" else 502)
     assert len(front.backend.seen) == 1
 
 

@@ -307,15 +307,3 @@ def test_systemd_finds_nothing_to_say_of_an_instance(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     verify(tmp_path, {name.replace("@", "@my-shop"): text for name, text in files.items()})
-
-
-def test_exposure(tmp_path: Path) -> None:
-    unit = tmp_path / "shop.service"
-    unit.write_text(units(configure(tmp_path))["shop.service"])
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=13", unit],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr

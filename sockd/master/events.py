@@ -5,6 +5,7 @@ Events tell the fleet what has happened; decisions tell the loop what to do. Bot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,12 +20,48 @@ class WorkerId(NamedTuple):
         return f"{self.generation}.{self.serial}"
 
 
+class Upkeep(NamedTuple):
+    """When workers are replaced; 0 is never."""
+
+    max_requests: int = 0
+    max_memory: int = 0  # bytes
+    max_age: float = 0.0  # seconds
+    jitter: float = 0.1  # the part of these limits by which workers differ
+    idle_exit: float = 0.0  # seconds without a connection after which the service ends
+
+
 class Plan(NamedTuple):
     """What the fleet needs to know of a generation's settings; times in seconds."""
 
     workers: int = 1
     boot: float = 60.0
     drain: float = 30.0
+    upkeep: Upkeep = Upkeep()
+    room: int = 0  # bytes for all workers, which then are as many as fit; 0: no such limit
+
+
+class Left(NamedTuple):
+    """What importing the application left behind, in its fork server."""
+
+    threads: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+    native: int = 0  # threads that are not Python's
+
+    def __str__(self) -> str:
+        words = [f"the thread {name}" for name in self.threads] + list(self.connections)
+        if self.native:
+            words.append(f"{self.native} native thread{'s' if self.native > 1 else ''}")
+        return ", ".join(words)
+
+
+NOTHING_LEFT = Left()
+
+
+class Figures(NamedTuple):
+    """Of one worker."""
+
+    requests: int
+    memory: int | None = None  # bytes of its own; None if it was not asked for or is not known
 
 
 # Events
@@ -46,9 +83,18 @@ class Launched:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The fork server has imported the application."""
+    """The fork server has imported the application, or leaves that to its workers."""
 
     generation: int
+    left: Left = NOTHING_LEFT
+
+
+@dataclass(frozen=True)
+class Unshareable:
+    """The fork server has imported the application, and workers cannot share what that left."""
+
+    generation: int
+    left: Left
 
 
 @dataclass(frozen=True)
@@ -81,10 +127,13 @@ class SpawnFailed:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker can answer; it accepts when told to serve."""
+    """The worker can answer; it accepts when told to serve. Its memory in bytes: its own, and
+    what it shares with others; 0 if that is not known."""
 
     worker: WorkerId
     pid: int
+    private: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +165,7 @@ class Exited:
 
     pid: int
     status: int  # of wait(2)
+    why: str = ""  # what only the kernel knows of it
 
 
 @dataclass(frozen=True)
@@ -126,16 +176,24 @@ class Reload:
 @dataclass(frozen=True)
 class Stop:
     quick: bool = False
+    idle: bool = False  # there is no connection; one that comes meanwhile is served
 
 
 @dataclass(frozen=True)
-class More:
-    """One worker more, until the next reload."""
+class Resize:
+    """So many workers more, or fewer, until the next reload."""
+
+    by: int
+    token: object = None  # comes back in a Reply; None asks for none
 
 
 @dataclass(frozen=True)
-class Fewer:
-    """One worker fewer, until the next reload."""
+class Measured:
+    """What the workers of the live generation have done and hold, and how many connections are
+    open in all workers."""
+
+    figures: Mapping[WorkerId, Figures]
+    connections: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +205,7 @@ Event = (
     Start
     | Launched
     | Loaded
+    | Unshareable
     | LoadFailed
     | ServerClosed
     | Spawned
@@ -158,8 +217,8 @@ Event = (
     | Exited
     | Reload
     | Stop
-    | More
-    | Fewer
+    | Resize
+    | Measured
     | Tick
 )
 
@@ -175,6 +234,14 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Relaunch:
+    """End the fork server, and start one that leaves the import to its workers: answered as
+    Launch is."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
 class DumpServer:
     """Have the fork server write where it is stuck."""
 
@@ -182,8 +249,16 @@ class DumpServer:
 
 
 @dataclass(frozen=True)
+class DumpWorker:
+    """Have a worker that boots write where it is stuck."""
+
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
 class CollectDump:
-    """Answer with LoadFailed: this message, and as detail what the fork server wrote."""
+    """Answer with LoadFailed: this message, and as detail the stacks that were written."""
 
     generation: int
     message: str
@@ -247,8 +322,15 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """Answer with Measured, for all workers of the live generation; `memory` too if asked."""
+
+    memory: bool
+
+
+@dataclass(frozen=True)
 class Reply:
-    """The outcome of a Reload; `generation` serves."""
+    """The outcome of a Reload or Resize; `generation` serves."""
 
     token: object
     ok: bool
@@ -286,7 +368,9 @@ class Exit:
 
 Decision = (
     Launch
+    | Relaunch
     | DumpServer
+    | DumpWorker
     | CollectDump
     | CloseServer
     | KillServer
@@ -297,6 +381,7 @@ Decision = (
     | StopWorker
     | KillWorker
     | Release
+    | Measure
     | Reply
     | Announce
     | Note

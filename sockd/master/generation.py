@@ -12,13 +12,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from sockd import memory
 from sockd.activation import Listener
 from sockd.config import Config
 from sockd.errors import AppError, ConfigError
+from sockd.identity import Identity, find
 from sockd.loader import bounded
+from sockd.master import capacity, cgroup
 from sockd.master.events import (
     Draining,
     Event,
+    Left,
     Loaded,
     LoadFailed,
     Plan,
@@ -26,6 +30,8 @@ from sockd.master.events import (
     ServerClosed,
     Spawned,
     SpawnFailed,
+    Unshareable,
+    Upkeep,
     Words,
     WorkerId,
 )
@@ -38,14 +44,47 @@ NOT_FOR_THE_APP = re.compile(r"LISTEN_\w+|NOTIFY_SOCKET|WATCHDOG_\w+|MAINPID|SOC
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
 
-def plan(settings: Settings) -> Plan:
-    workers = settings.workers or len(os.sched_getaffinity(0))
-    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain)
+def plan(settings: Settings, activated: bool) -> Plan:
+    workers, room = settings.workers, 0
+    if not workers:
+        group = cgroup.read()
+        own = memory.of("self")
+        workers = capacity.processors(group)
+        room = max(1, group.memory - (sum(own) if own else 0)) if group.memory else 0
+    recycle = settings.recycle
+    upkeep = Upkeep(
+        recycle.max_requests,
+        recycle.max_memory,
+        recycle.max_age,
+        recycle.jitter / 100,
+        settings.timeouts.idle_exit if activated else 0.0,
+    )
+    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
 
 
-def environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
-    """The application's: the service's own, then `app.env_file`, then `app.env`."""
+def identity_of(settings: Settings) -> Identity | None:
+    """Whom the application is to run as, if that is somebody else. ConfigError."""
+    process = settings.process
+    if not process.user:
+        return None
+    try:
+        found = find(process.user, process.group)
+    except KeyError as error:
+        raise ConfigError(f"process: {error.args[0]}") from None
+    if found.uid == os.geteuid() and found.gid == os.getegid():
+        return None
+    if os.geteuid() != 0:
+        raise ConfigError(f"process.user: only root can become {process.user}")
+    return found
+
+
+def environment(
+    config: Config, environ: Mapping[str, str], identity: Identity | None = None
+) -> dict[str, str]:
+    """The application's: the service's own, the user's, then `app.env_file`, then `app.env`."""
     made = {k: v for k, v in environ.items() if not NOT_FOR_THE_APP.fullmatch(k)}
+    if identity:
+        made.update(identity.variables())
     app = config.settings.app
     if app.env_file:
         made.update(read_env_file(Path(app.env_file)))
@@ -112,12 +151,22 @@ class ForkServer:
     """The process that has imported the application, and this end of its control socket."""
 
     def __init__(
-        self, generation: int, config: Config, listeners: list[Listener], board: int
+        self,
+        generation: int,
+        config: Config,
+        listeners: list[Listener],
+        board: int,
+        *,
+        preload: bool = True,
+        activated: bool = False,
     ) -> None:
-        """Start it. ConfigError, AppError."""
+        """Start it; without `preload` it leaves the import to its workers. `activated`: somebody
+        else holds the listening sockets too. ConfigError, AppError."""
         settings = config.settings
+        who = identity_of(settings)
         self.generation = generation
-        self.plan = plan(settings)
+        self.config = config
+        self.plan = plan(settings, activated)
         self._dump = os.memfd_create("sockd-dump", os.MFD_CLOEXEC)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -126,6 +175,8 @@ class ForkServer:
                 generation,
                 os.getpid(),
                 resolve(settings.app.directory),
+                preload,
+                who,
                 settings,
                 [(listener.name, listener.address) for listener in listeners],
             )
@@ -133,7 +184,7 @@ class ForkServer:
             fds = [listener.socket.fileno() for listener in listeners]
             messages.send(self.control, spec.message(), [self._dump, board, *fds])
             self.pid = self._exec(
-                interpreter(settings.app.venv), environment(config, os.environ), theirs
+                interpreter(settings.app.venv), environment(config, os.environ, who), theirs
             )
         except BaseException:
             self.close()
@@ -158,10 +209,9 @@ class ForkServer:
         except OSError as error:
             raise AppError(f"cannot execute {python}: {error.strerror}") from error
 
-    def receive(self) -> tuple[list[Event], list[str]]:
-        """What it has said, and the names of threads that the application's import left."""
+    def receive(self) -> list[Event]:
+        """What it has said."""
         events: list[Event] = []
-        threads: list[str] = []
         while self.control.fileno() >= 0:
             try:
                 message, _ = messages.receive(self.control)
@@ -173,8 +223,9 @@ class ForkServer:
                 events.append(ServerClosed(self.generation))
                 self.control.close()
             elif "loaded" in message:
-                threads += message["loaded"]["threads"]
-                events.append(Loaded(self.generation))
+                events.append(Loaded(self.generation, _left(message["loaded"])))
+            elif "unshareable" in message:
+                events.append(Unshareable(self.generation, _left(message["unshareable"])))
             elif "failed" in message:
                 failed = message["failed"]
                 events.append(LoadFailed(self.generation, failed["message"], failed["detail"]))
@@ -184,7 +235,7 @@ class ForkServer:
             elif "unspawned" in message:
                 worker = WorkerId(self.generation, message["unspawned"])
                 events.append(SpawnFailed(worker, message["error"]))
-        return events, threads
+        return events
 
     def spawn(self, worker: WorkerId, slot: int) -> Lifeline:
         """Ask for a worker. OSError when it does not listen any more."""
@@ -221,6 +272,10 @@ class ForkServer:
             self._dump = -1
 
 
+def _left(words: messages.Message) -> Left:
+    return Left(tuple(words["threads"]), tuple(words["connections"]), words["native"])
+
+
 class Lifeline:
     """The master's end of the socket to one worker."""
 
@@ -248,7 +303,8 @@ class Lifeline:
             if message is None:
                 return events, False
             if "ready" in message:
-                events.append(Ready(self.worker, message["ready"]))
+                private, shared = message["memory"] or (0, 0)
+                events.append(Ready(self.worker, message["ready"], private, shared))
             elif "draining" in message:
                 events.append(Draining(self.worker))
             elif "failed" in message:

@@ -15,28 +15,28 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import sockd
-from sockd import activation, journal, linux, stdio
-from sockd.activation import Listener
+from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
-from sockd.errors import AppError, SockdError
+from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
 from sockd.master import report
-from sockd.master.control import Client, Control, Refused, socket_path
+from sockd.master.cgroup import OOMWatch
+from sockd.master.control import Control, socket_path
+from sockd.master.desk import Desk
 from sockd.master.events import (
     Announce,
     CloseServer,
     CollectDump,
     Drain,
     DumpServer,
+    DumpWorker,
     Event,
     Exit,
     Exited,
-    Fewer,
+    Figures,
     Forget,
     KillServer,
     KillWorker,
@@ -44,12 +44,15 @@ from sockd.master.events import (
     Launched,
     LifelineClosed,
     LoadFailed,
-    More,
+    Measure,
+    Measured,
     Note,
     Ready,
+    Relaunch,
     Release,
     Reload,
     Reply,
+    Resize,
     Serve,
     Spawn,
     Spawned,
@@ -63,12 +66,15 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
-from sockd.master.orphans import end_orphans
-from sockd.master.states import LONGEST_HOLD
+from sockd.master.orphans import Orphans, end_orphans
+from sockd.master.service import Service
+from sockd.master.states import LONGEST_HOLD, W
 from sockd.notify import Notifier
+from sockd.worker.messages import DUMP_SIGNAL
 
 SLOTS = 2048  # workers of all generations together, those that still drain included
 LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 days
+OVERDUE = 5.0  # seconds after which a deadline that nobody has enforced will not be
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
@@ -76,20 +82,23 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
     signal.SIGHUP: Reload,
-    signal.SIGTTIN: More,
-    signal.SIGTTOU: Fewer,
+    signal.SIGTTIN: lambda: Resize(1),
+    signal.SIGTTOU: lambda: Resize(-1),
 }
 
 
-def serve(load: Callable[[], Config], *, longest_hold: float = LONGEST_HOLD) -> int:
-    """Run the service until it is stopped; 0. `load` is called for each generation;
-    `longest_hold` (seconds) bounds the back-off of workers that die at boot.
+def serve(
+    load: Callable[[], Config], *, watch: bool = False, longest_hold: float = LONGEST_HOLD
+) -> int:
+    """Run the service until it is stopped; 0. `load` is called for each generation; `watch` has
+    it reload when a file changes; `longest_hold` (seconds) bounds the back-off of workers that die
+    at boot.
 
     SockdError: it could not start; AppError: the application could not, with its traceback as
     the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
     stdio.fill()
-    master = Master(load, longest_hold)
+    master = Master(load, longest_hold, watch)
     try:
         return master.run()
     except SockdError as error:
@@ -112,27 +121,22 @@ def keep_descriptors() -> None:
 
 
 class Master:
-    def __init__(self, load: Callable[[], Config], longest_hold: float) -> None:
-        self.started = time.monotonic()
-        self.load = load
-        self.config: Config | None = None
+    def __init__(self, load: Callable[[], Config], longest_hold: float, watch: bool) -> None:
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
-        self.listeners: list[Listener] = []
-        self.listen_error: SockdError | None = None
-        try:
-            self.listeners = activation.adopt()
-        except SockdError as error:
-            self.listen_error = error  # a boot that fails, as others do
-        self.adopted = bool(self.listeners)
-        keep_descriptors()
-        self.board = Board.create(SLOTS)
-        self.fleet = Fleet(SLOTS, longest_hold)
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
+        self.service = Service(load, watch, self.selector, lambda: self.events.append(Reload()))
+        keep_descriptors()
+        self.board = Board.create(SLOTS)
+        self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
         self.control: Control | None = None
+        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
         self.servers: dict[int, ForkServer] = {}
-        self.sessions: set[int] = set()  # of all fork servers
+        self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
+        self.orphans = Orphans(self.sessions)
+        self.look_for_orphans = False
+        self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
@@ -142,7 +146,9 @@ class Master:
             self.on_signal[signal.SIGHUP] = Stop
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
+            Relaunch: self._relaunch,
             DumpServer: lambda d: self.servers[d.generation].dump(),
+            DumpWorker: self._dump_worker,
             CollectDump: self._collect_dump,
             CloseServer: self._close_server,
             KillServer: lambda d: self.servers[d.generation].kill(),
@@ -153,7 +159,8 @@ class Master:
             StopWorker: lambda d: self._tell(d.worker, {"stop": True}),
             KillWorker: self._kill_worker,
             Release: self._release,
-            Reply: self._reply,
+            Measure: self._measure,
+            Reply: self.desk.reply,
             Announce: self._announce,
             Note: self._note,
             Exit: self._exit,
@@ -173,9 +180,12 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
-        end_orphans(self.sessions)
+        self.service.end_watcher()
+        end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
+            if self.exit.code == INTERNAL:
+                raise GivenUp(self.exit.message, detail=self.exit.detail)
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
         return 0
 
@@ -188,7 +198,11 @@ class Master:
         if self.notifier.supervised:
             self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
-        due = [self.notifier.turn(now), self.fleet.deadline()]
+        deadline = self.fleet.deadline()
+        # A restart helps where a deadline is over and nothing came of it: nowhere else.
+        well = deadline is None or now - deadline < OVERDUE
+        self._look_for_orphans()
+        due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -208,8 +222,7 @@ class Master:
             server.close()
         for lifeline in self.lifelines.values():
             lifeline.close()
-        for listener in self.listeners:
-            listener.close()
+        self.service.close()
         self.selector.close()
 
     # Signals and children.
@@ -243,32 +256,26 @@ class Master:
             for lifeline in list(self.lifelines.values()):
                 if lifeline.pid == pid:
                     self._hear_worker(lifeline)
-            self.events.append(Exited(pid, status))
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            why = self.oom.explain(time.monotonic()) if killed else ""
+            self.events.append(Exited(pid, status, why))
+
+    def _look_for_orphans(self) -> None:
+        """After a worker's end, once every child of the master's own is known to be that."""
+        workers = [lifeline.pid for lifeline in self.lifelines.values()]
+        if self.look_for_orphans and None not in workers:
+            self.look_for_orphans = False
+            servers = {server.pid for server in self.servers.values()}
+            servers |= {self.service.watcher.pid} if self.service.watcher else set()
+            self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
-
-    def _configure(self) -> Config:
-        """Read the configuration; with the first that can be read, become that service."""
-        config = self.load()
-        journal.configure(config.settings.log.level, sockd_name=config.name)
-        if self.config is None:
-            if self.listen_error:
-                raise self.listen_error
-            if not self.listeners:
-                limits = config.settings.limits
-                self.listeners = activation.bind_all(config.settings.bind, limits.backlog)
-            addresses = ", ".join(listener.address for listener in self.listeners)
-            starting = f"starting {config.name} on {addresses} (sockd {sockd.__version__})"
-            journal.log(journal.NOTICE, starting)
-            self._open_control(config.name)
-        self.config = config
-        return config
 
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
         try:
             if path:
-                self.control = Control(path, self.selector, self._asked)
+                self.control = Control(path, self.selector, self.desk.asked)
                 return
             reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
         except SockdError as error:
@@ -279,41 +286,63 @@ class Master:
 
     def _launch(self, decision: Launch) -> None:
         try:
-            config = self._configure()
-            server = ForkServer(decision.generation, config, self.listeners, self.board.fd)
+            first = self.service.config is None
+            config = self.service.configure()
         except SockdError as error:
-            self.boot_error = error
-            failed = LoadFailed(decision.generation, str(error), error.detail)
-            self.events.appendleft(failed)
+            self._cannot_launch(decision.generation, error)
+        else:
+            if first:
+                self._open_control(config.name)
+            self._exec_server(decision.generation, config, config.settings.preload != "off")
+
+    def _relaunch(self, decision: Relaunch) -> None:
+        server = self.servers[decision.generation]
+        server.kill()
+        self._forget(Forget(decision.generation))
+        self._exec_server(decision.generation, server.config, False)
+
+    def _cannot_launch(self, generation: int, error: SockdError) -> None:
+        self.boot_error = error
+        self.events.appendleft(LoadFailed(generation, str(error), error.detail))
+
+    def _exec_server(self, generation: int, config: Config, preload: bool) -> None:
+        try:
+            server = ForkServer(
+                generation,
+                config,
+                self.service.listeners,
+                self.board.fd,
+                preload=preload,
+                activated=self.service.adopted,
+            )
+        except SockdError as error:
+            self._cannot_launch(generation, error)
             return
         self.boot_error = None
-        self.servers[decision.generation] = server
-        self.sessions.add(server.pid)
+        self.servers[generation] = server
+        self.sessions[server.pid] = generation
         self.selector.register(
             server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
         )
         if self.fleet.live is None:
             self.notifier.extend(server.plan.boot + MARGIN)
-        self.events.appendleft(Launched(decision.generation, server.pid, server.plan))
+        self.events.appendleft(Launched(generation, server.pid, server.plan))
 
     def _hear_server(self, server: ForkServer) -> None:
         before = server.control.fileno()
         if before < 0:
             return
-        events, threads = server.receive()
+        events = server.receive()
         if server.control.fileno() < 0:
             self.selector.unregister(before)
         for event in events:
             if isinstance(event, Spawned) and event.worker in self.lifelines:
                 self.lifelines[event.worker].pid = event.pid
         self.events.extend(events)
-        if threads:
-            journal.log(
-                journal.WARNING,
-                "importing the application left threads, which workers do not have: "
-                + ", ".join(threads),
-                sockd_generation=server.generation,
-            )
+
+    def _dump_worker(self, decision: DumpWorker) -> None:
+        with contextlib.suppress(ProcessLookupError):  # not reaped, so its number is its own
+            os.kill(decision.pid, DUMP_SIGNAL)
 
     def _collect_dump(self, decision: CollectDump) -> None:
         detail = self.servers[decision.generation].dumped()
@@ -328,7 +357,9 @@ class Master:
     def _forget(self, decision: Forget) -> None:
         if decision.generation in self.servers:
             self._close_server(CloseServer(decision.generation))
-            self.servers.pop(decision.generation).close()
+            server = self.servers.pop(decision.generation)
+            server.close()
+            self.orphans.end(server.pid, time.monotonic())
 
     # A worker.
 
@@ -365,7 +396,7 @@ class Master:
     def _drain(self, decision: Drain) -> None:
         # In a stop nobody is left to serve what the kernel has queued, unless systemd keeps the
         # sockets for whoever comes next.
-        accept_rest = self.fleet.stopping and not self.adopted
+        accept_rest = self.fleet.stopping and not self.service.adopted
         message = {
             "drain": decision.seconds,
             "close_idle": decision.close_idle,
@@ -388,6 +419,19 @@ class Master:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
             self.board.clear(lifeline.slot)
+            self.look_for_orphans = True
+
+    def _measure(self, decision: Measure) -> None:
+        assert self.fleet.live
+        figures = {}
+        for worker in self.fleet.live.in_state(W.READY):
+            assert worker.pid is not None
+            held = memory.of(worker.pid) if decision.memory else None
+            done = self.board.read(worker.slot)
+            figures[worker.id] = Figures(done["requests"], held.private if held else None)
+        slots = [worker.slot for worker in self.fleet.workers()]
+        connections = sum(self.board.read(slot)["connections"] for slot in slots)
+        self.events.append(Measured(figures, connections))
 
     # The world outside.
 
@@ -399,8 +443,8 @@ class Master:
             self.notifier.reloading()
         else:
             self.notifier.stopping()
-            if self.config:
-                self.notifier.extend(self.config.settings.timeouts.drain + MARGIN)
+            if self.service.config:
+                self.notifier.extend(self.service.config.settings.timeouts.drain + MARGIN)
 
     def _note(self, decision: Note) -> None:
         journal.log(
@@ -412,36 +456,3 @@ class Master:
 
     def _exit(self, decision: Exit) -> None:
         self.exit = decision
-
-    def _asked(self, client: Client, method: str, path: str, body: Any) -> None:
-        """A request on the control socket."""
-        match method, path:
-            case "GET", "/status":
-                assert self.config
-                content = report.status(
-                    self.fleet,
-                    self.board,
-                    name=self.config.name,
-                    config=self.config.path,
-                    listeners=self.listeners,
-                    started=self.started,
-                )
-                client.reply(HTTPStatus.OK, content)
-            case "POST", "/reload":
-                self.events.append(Reload(client))
-            case "POST", "/stop":
-                quick = isinstance(body, dict) and body.get("quick") is True
-                self.events.append(Stop(quick))
-                client.reply(HTTPStatus.ACCEPTED, {"ok": True})
-            case _, "/status" | "/reload" | "/stop":
-                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
-            case _:
-                raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
-
-    def _reply(self, decision: Reply) -> None:
-        client = decision.token
-        assert isinstance(client, Client)
-        content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
-        if not decision.ok:
-            content |= {"error": decision.message, "detail": decision.detail}
-        client.reply(HTTPStatus.OK, content)

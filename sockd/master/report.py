@@ -15,6 +15,7 @@ from sockd.master.fleet import Fleet
 from sockd.master.states import W, Worker
 
 VERSION = 1  # of the answer's format
+MOST_REQUESTS = 3  # of those that old workers still have in hand, in the line
 
 
 def status(
@@ -44,6 +45,7 @@ def status(
             "last_error": fleet.last_error,
         },
         "workers": [_worker(worker, board.read(worker.slot)) for worker in fleet.workers()],
+        "wanted": fleet.live.wanted if fleet.live else None,
         "respawns": fleet.respawns,
     }
 
@@ -71,14 +73,24 @@ def line(fleet: Fleet, board: Board) -> str:
     text = f"generation {fleet.live.number}: {_count(len(ready), 'worker')}, {busy} busy"
     if len(ready) < fleet.live.wanted:
         text += f", {fleet.live.wanted} wanted"
-    draining = sum(1 for worker in fleet.workers() if worker.state is W.DRAINING)
+    draining = [worker for worker in fleet.workers() if worker.state is W.DRAINING]
     if draining:
-        text += f"; {draining} draining"
+        text += f"; {len(draining)} draining"
+        if busy_with := [
+            _request(worker, board) for worker in draining if _request(worker, board)
+        ]:
+            text += f" ({', '.join(busy_with[:MOST_REQUESTS])})"
     if fleet.candidate:
         text += f"; loading generation {fleet.candidate.number}"
     elif fleet.last_error:
         text += f"; last reload failed: {fleet.last_error}"
     return text.replace("\n", " ")[:1000]
+
+
+def _request(worker: Worker, board: Board) -> str:
+    """What it has in hand, without the query: everybody may read this line."""
+    request = board.read(worker.slot)["request"].partition("?")[0]
+    return f"{worker.id}: {request}" if request else ""
 
 
 def _count(number: int, word: str) -> str:

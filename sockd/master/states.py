@@ -91,15 +91,16 @@ class Hold:
 
     longest: float = LONGEST_HOLD
     failures: int = 0
-    failed_at: float = float("-inf")
+    counted_at: float = float("-inf")
     until: float = float("-inf")
 
     def failed(self, began: float, now: float) -> None:
-        """An attempt that began then has failed. Those that were under way when another one
-        failed are the same failure: eight workers that die together are no eight attempts."""
-        if began >= self.failed_at:
+        """An attempt that began then has failed. Those that were under way when the one that
+        counts failed are the same failure: eight workers that die together are no eight
+        attempts."""
+        if began >= self.counted_at:
             self.failures += 1
-        self.failed_at = now
+            self.counted_at = now
         self.until = now + backoff(self.failures, self.longest)
 
     def succeeded(self) -> None:
@@ -115,6 +116,7 @@ class Worker:
     pid: int | None = None
     ready_at: float | None = None
     deadline: float | None = None
+    worn: str = ""  # why it is to be replaced, for the journal
     cause: str = ""  # why it is killed, for the journal
     words: Words | None = None  # why it ends, by itself
 
@@ -139,7 +141,11 @@ class Generation:
     server_deadline: float | None = None
     deadline: float | None = None  # of its boot
     dumping: bool = False
+    left: bool = False  # something that workers cannot share
     live_at: float = 0.0
+    boots: Hold = field(default_factory=Hold)  # of its workers that died before they were ready
+    weighed: bool = False  # its first worker was, which says how many there is room for
+    recycled: WorkerId | None = None  # being replaced
 
     def change(self, what: str) -> None:
         self.state = GENERATION[self.state, what]

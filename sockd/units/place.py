@@ -29,8 +29,12 @@ class Entry:
         """Something is there that sockd did not make. A unit that is masked is such a thing."""
         if self.is_placed() or not os.path.lexists(self.path):
             return False
+        return bool(self.target) or not self.is_generated()
+
+    def is_generated(self) -> bool:
+        """A file of sockd's is there, be it an older one."""
         content = _current(self.path)
-        return bool(self.target) or content is None or not content.startswith(MARK.encode())
+        return content is not None and content.startswith(MARK.encode())
 
     def place(self) -> None:
         if self.target:
@@ -70,13 +74,13 @@ class Backup:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """An OSError as a message for the operator."""
+def explained(what: str = "write") -> Iterator[None]:
+    """An OSError as a message for the operator, who wanted to read or write."""
     try:
         yield
     except PermissionError as error:
         raise PermissionDenied(
-            f"{error.filename2 or error.filename}: no permission to write; run this as root"
+            f"{error.filename2 or error.filename}: no permission to {what}; run this as root"
         ) from None
     except OSError as error:
         where = error.filename2 or error.filename

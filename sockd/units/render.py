@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -13,12 +14,13 @@ import jinja2
 from sockd.config import Config
 from sockd.errors import SockdError
 from sockd.settings import Settings
-from sockd.units import tools, values
+from sockd.units import dropin, sections, site, tools, values
 from sockd.units.escape import FILTERS
 
 OLDEST_SYSTEMD = 252
 OLDEST_NGINX = "1.22"
 PACKAGED = "/usr/bin/sockd"
+PACKAGED_CONFIG = Config("sockd", None, Settings(), {})
 
 
 def render(
@@ -27,32 +29,52 @@ def render(
     systemd_version: int | None = None,
     nginx_version: str | None = None,
     executable: str | None = None,
+    instance: bool = False,
 ) -> dict[str, str]:
-    """ "NAME.service", "NAME.socket" and "nginx/NAME.conf" → text.
+    """ "NAME.service", "NAME.socket" and "nginx/NAME.conf" → text; with `instance` what sockd@NAME
+    has otherwise than the packaged units, as drop-ins: "sockd@NAME.service.d/sockd.conf".
 
     The versions are those that will read the files, by default this machine's; where it has none
     the oldest that sockd knows. `executable` is the sockd that the units start, by default this
     one. Raises ConfigError for what units cannot say, SockdError for versions that are too old.
     """
-    _check_systemd(systemd_version or tools.systemd_version() or OLDEST_SYSTEMD)
-    _check_nginx(nginx_version or tools.nginx_version() or OLDEST_NGINX)
-    names = values.named(config)
-    name = config.name
-    service = values.service(names, config, executable or own_executable())
-    return {
-        f"{name}.service": _render("service.j2", service),
-        f"{name}.socket": _render("socket.j2", values.socket(names, config)),
-        f"nginx/{name}.conf": _render("nginx.j2", values.site(names, config)),
-    }
+    if systemd_version is None:
+        systemd_version = tools.systemd_version() or OLDEST_SYSTEMD
+    systemd = _check_systemd(systemd_version)
+    nginx = _check_nginx(nginx_version or tools.nginx_version() or OLDEST_NGINX)
+    name, executable = config.name, executable or own_executable()
+    site_values = site.site(values.named(config), config, nginx)
+    site_text = _tidy(_render("nginx.j2", site_values))
+    if instance:
+        files = {
+            f"sockd@{name}.{kind}.d/{dropin.FILE}": dropin.difference(
+                config, kind, packaged, wanted
+            )
+            for (kind, packaged), wanted in zip(
+                _units(values.INSTANCE, PACKAGED_CONFIG, PACKAGED, OLDEST_SYSTEMD).items(),
+                _units(values.instance(config), config, executable, systemd).values(),
+                strict=True,
+            )
+        }
+    else:
+        made = _units(values.named(config), config, executable, systemd)
+        files = {f"{name}.{kind}": text for kind, text in made.items()}
+    return {**files, f"nginx/{name}.conf": site_text}
 
 
 def render_instances() -> dict[str, str]:
     """The packaged "sockd@.service" and "sockd@.socket", with the defaults."""
-    config = Config("sockd", None, Settings(), {})
-    names = values.INSTANCE
+    made = _units(values.INSTANCE, PACKAGED_CONFIG, PACKAGED, OLDEST_SYSTEMD)
+    return {f"sockd@.{kind}": text for kind, text in made.items()}
+
+
+def _units(names: values.Names, config: Config, executable: str, systemd: int) -> dict[str, str]:
+    service = _render("service.j2", values.service(names, config, executable, systemd))
+    socket = _render("socket.j2", values.socket(names, config))
+    unit = config.settings.unit
     return {
-        "sockd@.service": _render("service.j2", values.service(names, config, PACKAGED)),
-        "sockd@.socket": _render("socket.j2", values.socket(names, config)),
+        "service": sections.override(service, "Service", unit.service),
+        "socket": sections.override(socket, "Socket", unit.socket),
     }
 
 
@@ -85,14 +107,23 @@ def _render(template: str, given: dict[str, Any]) -> str:
     return environment.get_template(template).render(given, mark=values.MARK)
 
 
-def _check_systemd(version: int) -> None:
+def _tidy(text: str) -> str:
+    """Blocks of a configuration with one empty line between them, and none at their ends."""
+    text = re.sub(r"\n(?:[ \t]*\n)+", "\n\n", text)
+    return re.sub(r"\n\n([ \t]*})", r"\n\1", re.sub(r"\{\n\n", "{\n", text))
+
+
+def _check_systemd(version: int) -> int:
     if version < OLDEST_SYSTEMD:
         raise SockdError(f"systemd {version} is too old: sockd needs {OLDEST_SYSTEMD} or later")
+    return version
 
 
-def _check_nginx(version: str) -> None:
-    if _numbers(version) < _numbers(OLDEST_NGINX):
+def _check_nginx(version: str) -> list[int]:
+    numbers = _numbers(version)
+    if numbers < _numbers(OLDEST_NGINX):
         raise SockdError(f"nginx {version} is too old: sockd needs {OLDEST_NGINX} or later")
+    return numbers
 
 
 def _numbers(version: str) -> list[int]:

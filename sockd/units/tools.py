@@ -39,8 +39,8 @@ def systemd_version() -> int | None:
 
 
 def nginx_version() -> str | None:
-    """ "1.22"; None where there is no nginx."""
-    return _version("nginx", "-v", r"nginx/(\d+\.\d+)")
+    """ "1.22.1"; None where there is no nginx."""
+    return _version("nginx", "-v", r"nginx/(\d+\.\d+(?:\.\d+)?)")
 
 
 def systemd_runs() -> bool:

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import gc
 import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from sockd import journal, linux, loader, stdio
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
-from sockd.worker import messages, process
+from sockd.worker import leftovers, messages, process
+from sockd.worker.application import Application
+from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, Spec
 
-HIGH = 900  # sockd's descriptors start here: out of the reach of "close 3 to 100"
 KEPT_FOR_THE_MASTER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -36,7 +34,7 @@ def main(fd: int) -> None:
     SystemExit, so that the interpreter ends properly in them."""
     linux.set_parent_death_signal(signal.SIGKILL)
     stdio.fill()
-    control = socket.socket(fileno=_move(fd))
+    control = socket.socket(fileno=move(fd))
     control.setblocking(True)
     message, descriptors = messages.receive(control)
     if message is None:
@@ -45,25 +43,9 @@ def main(fd: int) -> None:
     if os.getppid() != spec.master:
         os._exit(0)  # it died before it could be asked for
     server = ForkServer(control, spec, descriptors)
+    server.become()
     server.load()
     server.run()
-
-
-def _move(fd: int) -> int:
-    with contextlib.suppress(OSError):  # a low RLIMIT_NOFILE: it stays where it is
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
-        os.close(fd)
-        return high
-    os.set_inheritable(fd, False)
-    return fd
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 class ForkServer:
@@ -71,15 +53,35 @@ class ForkServer:
         dump, board, *listeners = descriptors
         self.control = control
         self.spec = spec
-        self.dump = _move(dump)
+        self.dump = move(dump)
         self.board = Board.attach(board)
         os.close(board)
-        self.listeners = [socket.socket(fileno=_move(fd)) for fd in listeners]
-        self.app: Callable[..., Any] | None = None
+        self.listeners = [socket.socket(fileno=move(fd)) for fd in listeners]
+        self.app: Application | None = None
         self.app_handlers: dict[int, Any] = {}
 
+    def become(self) -> None:
+        """Whom the application runs as, for good."""
+        spec = self.spec
+        if spec.settings.process.umask is not None:
+            os.umask(spec.settings.process.umask)
+        if spec.identity is None:
+            return
+        try:
+            spec.identity.assume()
+        except OSError as error:
+            who = spec.identity.name or f"uid {spec.identity.uid}"
+            self._give_up(
+                f"cannot become {who}: {error.strerror}", "", Guard([self.control.fileno()])
+            )
+        # A change of credentials takes that away, prctl(2).
+        linux.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != spec.master:
+            os._exit(0)
+
     def load(self) -> None:
-        """Import the application and tell the master how that went; ends the process if badly."""
+        """Import the application, if workers are to share it, and tell the master how that went;
+        ends the process if badly."""
         spec = self.spec
         linux.set_process_name(f"sockd-fork {spec.generation}")
         journal.configure(
@@ -89,23 +91,20 @@ class ForkServer:
             # A handler, not SIG_IGN: exec resets it, so the app's own children can be ended.
             signal.signal(number, _leave_to_master)
         faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
-        ours = [self.control, *self.listeners]
-        identities = [_identity(sock.fileno()) for sock in ours]
+        guard = Guard([self.dump, *(sock.fileno() for sock in [self.control, *self.listeners])])
+        before = leftovers.sockets()
         try:
             os.chdir(spec.directory)
             sys.path.insert(0, spec.directory)
-            self.app = loader.load(spec.settings.app.target)
+            if spec.preload:
+                self.app = Application.load(spec.settings.app)
+                self.app.run("before_fork")
         except AppError as error:
-            self._give_up(str(error), error.detail, identities[0])
+            self._give_up(str(error), error.detail, guard)
         except OSError as error:
-            self._give_up(f"cannot enter {spec.directory}: {error.strerror}", "", identities[0])
-        if identities != [_identity(sock.fileno()) for sock in ours]:
-            self._give_up(
-                "the application closed descriptors that are sockd's while it was imported; "
-                "it may close only what it opened",
-                "",
-                identities[0],
-            )
+            self._give_up(f"cannot enter {spec.directory}: {error.strerror}", "", guard)
+        if not guard.intact():
+            self._give_up(Guard.COMPLAINT, "", guard)
         stdio.fill()  # the import may have closed them; so may a hook at the fork
         for number in (*KEPT_FOR_THE_MASTER, signal.SIGCHLD):
             self.app_handlers[number] = signal.getsignal(number)
@@ -113,11 +112,12 @@ class ForkServer:
             signal.signal(number, signal.SIG_DFL if default else _leave_to_master)
         gc.collect()
         gc.freeze()
-        threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-        self._tell({"loaded": {"threads": threads}})
+        left = leftovers.left(before)
+        shareable = spec.settings.preload == "on" or not (left["threads"] or left["connections"])
+        self._tell({"loaded" if shareable else "unshareable": left})
 
-    def _give_up(self, message: str, detail: str, control: tuple[int, int] | None) -> None:
-        if _identity(self.control.fileno()) == control:
+    def _give_up(self, message: str, detail: str, guard: Guard) -> None:
+        if guard.holds(self.control.fileno()):
             words = {"message": message, "detail": detail}
             try:
                 messages.send(self.control, {"failed": words})
@@ -179,12 +179,9 @@ class ForkServer:
     def _become_worker(self, serial: int, slot: int, lifeline: socket.socket) -> None:
         stdio.fill()
         self.control.close()
-        faulthandler.unregister(DUMP_SIGNAL)
-        os.close(self.dump)
         signal.signal(signal.SIGCHLD, self.app_handlers[signal.SIGCHLD])
-        lifeline = socket.socket(fileno=_move(lifeline.detach()))
-        assert self.app is not None
-        worker = process.Worker(self.spec, serial, lifeline)
+        lifeline = socket.socket(fileno=move(lifeline.detach()))
+        worker = process.Worker(self.spec, serial, lifeline, self.dump)
         sys.exit(worker.run(self.app, self.listeners, self.board, slot))
 
 

@@ -3,9 +3,11 @@
 
 Master to fork server: a `Spec` with the descriptors dump, board, listeners…; later
 `{"spawn": [worker, slot]}` with the worker's lifeline.
-Fork server to master: `{"loaded": {"threads": [names]}}` or `{"failed": {"message", "detail"}}`;
+Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
+start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
-Worker to master: `{"ready": pid}`, `{"draining": true}`, `{"failed": {"message", "detail"}}`.
+Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
+`{"draining": true}`, `{"failed": {"message", "detail"}}`.
 Master to worker: `{"serve": true}`, `{"stop": true}`,
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
 
@@ -23,10 +25,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server write the stacks of its threads to the dump descriptor (faulthandler)."""
+"""Has a fork server, or a worker that boots, write the stacks of its threads to the dump
+descriptor (faulthandler)."""
 
 ORPHAN_SIGNAL = signal.SIGRTMAX - 2
 """A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""
@@ -42,12 +46,16 @@ class Spec:
     """All that a fork server needs to know to become generation `generation` of service `name`.
 
     `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
+    Without `preload` each worker imports the application for itself. The fork server becomes
+    `identity`, if there is one, before it imports.
     """
 
     name: str
     generation: int
     master: int  # pid
     directory: str
+    preload: bool
+    identity: Identity | None
     settings: Settings
     listeners: list[tuple[str, str]]
 
@@ -59,6 +67,7 @@ class Spec:
         return cls(
             **{
                 **message,
+                "identity": message["identity"] and Identity(**message["identity"]),
                 "settings": _rebuild(Settings, message["settings"]),
                 "listeners": [(name, address) for name, address in message["listeners"]],
             }

@@ -11,20 +11,22 @@ one, since the interpreter, which may be stuck, has no part in its handler.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
-from sockd import journal, linux, loader
+from sockd import journal, linux, loader, memory
 from sockd.board import Board
-from sockd.errors import INTERNAL
+from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
-from sockd.worker import messages
-from sockd.worker.messages import ORPHAN_SIGNAL, Spec
+from sockd.worker import messages, warmup
+from sockd.worker.application import Application
+from sockd.worker.descriptors import Guard, move
+from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
 from sockd.worker.wsgi import WSGIHandler
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
@@ -32,33 +34,44 @@ GRACE = 1.0  # seconds after the drain deadline to end by itself
 
 
 class Worker:
-    def __init__(self, spec: Spec, serial: int, lifeline: socket.socket) -> None:
+    def __init__(self, spec: Spec, serial: int, lifeline: socket.socket, dump: int) -> None:
+        """`dump` is where its stack goes when it does not become ready."""
         self.spec = spec
         self.id = f"{spec.generation}.{serial}"
         self.lifeline = lifeline
+        self.dump = dump
+        self.app: Application | None = None
         self.loop: Loop | None = None
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
-        self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
         self,
-        app: Callable[..., Any],
+        app: Application | None,
         listeners: list[socket.socket],
         board: Board,
         slot: int,
     ) -> int:
-        """Serve until told to end; the exit status of the process."""
+        """Serve until told to end; the exit status of the process. Without `app`, the worker
+        imports it for itself."""
         try:
             self._settle_in()
             board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
-            handler = WSGIHandler(app, self.spec.settings, report=report)
+            self.app = app or self._import(listeners)
+            self._take_signals()
+            self.app.run("after_fork")
+            warmup.run(self.app.callable, self.spec.settings)
+            handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
         except Exception as error:
             self._last_words(error)
-            return INTERNAL
-        self._say({"ready": os.getpid()})
+            return error.exit_code if isinstance(error, AppError) else INTERNAL
+        faulthandler.unregister(DUMP_SIGNAL)
+        os.close(self.dump)
+        weigh = self.spec.settings.workers == 0  # auto: their number depends on that
+        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
@@ -66,7 +79,6 @@ class Worker:
             self.loop.watch(self.wake_read, self._awake)
             try:
                 self.loop.run()
-                self._awake()  # a loop without clients ends before it comes to that
             except Exception as error:
                 self._last_words(error)
                 return INTERNAL
@@ -75,6 +87,8 @@ class Worker:
                     journal.WARNING,
                     f"worker {self.id}: {self.loop.aborted} connections cut at the drain deadline",
                 )
+        self._awake()  # a loop without clients ends before it comes to that
+        self._run_hook("on_exit")
         # The interpreter's end restores default actions: a late signal must not look like a death.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
@@ -84,10 +98,6 @@ class Worker:
         linux.set_process_name(f"sockd {self.id}")
         journal.configure(sockd_worker=self.id)
         self.lifeline.setblocking(False)
-        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_term)
-        signal.signal(signal.SIGINT, self._on_quit)
-        signal.signal(signal.SIGQUIT, self._on_quit)
         linux.make_deadline(ORPHAN_SIGNAL, self.spec.settings.timeouts.drain + GRACE)
         until = time.monotonic() + ADOPTION
         # Set before the adoption the death signal would come at once: the parent of that moment
@@ -97,6 +107,28 @@ class Worker:
         linux.set_parent_death_signal(ORPHAN_SIGNAL)
         if os.getppid() != self.spec.master:
             os.kill(os.getpid(), ORPHAN_SIGNAL)
+
+    def _import(self, listeners: list[socket.socket]) -> Application:
+        ours = [self.dump, self.wake_read, self.wake_write]
+        guard = Guard([*ours, *(sock.fileno() for sock in [self.lifeline, *listeners])])
+        app = Application.load(self.spec.settings.app)
+        if not guard.intact():
+            raise AppError(Guard.COMPLAINT)
+        return app
+
+    def _take_signals(self) -> None:
+        """After the import, which may have its own ideas."""
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, self._on_quit)
+        signal.signal(signal.SIGQUIT, self._on_quit)
+
+    def _run_hook(self, hook: str) -> None:
+        assert self.app
+        try:
+            self.app.run(hook)
+        except AppError as error:
+            journal.log(journal.ERR, f"worker {self.id}: {error}\n{error.detail}".rstrip())
 
     def _wait_to_serve(self) -> None:
         """A generation takes over as a whole: until it does, its workers do not accept."""
@@ -141,9 +173,10 @@ class Worker:
         if self.unsaid:
             self.unsaid = False
             self._say({"draining": True})
+            self._run_hook("on_drain")
 
     def _on_term(self, number: int, frame: object) -> None:
-        self._drain(self.spec.settings.timeouts.drain, close_idle=True)
+        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
 
     def _on_quit(self, number: int, frame: object) -> None:
         self._stop()
@@ -165,8 +198,15 @@ class Worker:
             self.loop.stop()
 
     def _last_words(self, error: Exception) -> None:
-        words = {"message": f"{type(error).__name__}: {error}", "detail": loader.describe(error)}
-        self._say({"failed": words})
+        if isinstance(error, AppError):
+            words = {"message": str(error), "detail": error.detail}
+        else:
+            kind = type(error).__name__
+            words = {"message": f"{kind}: {error}", "detail": loader.describe(error)}
+        try:
+            messages.send(self.lifeline, {"failed": words})
+        except OSError:  # too large, or the application has closed it
+            journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
     def _say(self, message: messages.Message) -> None:
         with contextlib.suppress(OSError):  # its end tells what that means

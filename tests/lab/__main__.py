@@ -1,18 +1,21 @@
-"""`python -m tests.lab up | stop | deb`: what `make lab`, `make lab-stop` and `make deb` call.
+"""`python -m tests.lab up | stop | deb | reproduce`: what `make lab`, `make lab-stop`, `make deb`
+and `make reproduce` call.
 
 SUITE in the environment names the Debian release.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import signal
 import sys
 from pathlib import Path
 
+from tests.lab.image import SUITES
 from tests.lab.machine import Machine
-from tests.lab.package import deb
+from tests.lab.package import deb, rebuilt
 from tests.lab.site import deploy, install_sockd
 
 SUITE = os.environ.get("SUITE") or "trixie"
@@ -53,6 +56,25 @@ def stop() -> None:
             raise SystemExit("lab: it does not end")
 
 
+def reproduce() -> None:
+    """Build twice on each suite; say what came out, and fail unless it is the same."""
+    differ = 0
+    for suite in SUITES:
+        first, second = deb(suite).parent, rebuilt(suite)
+        built = [path for path in first.iterdir() if path.suffix in (".deb", ".dsc", ".xz")]
+        for path in sorted(built):
+            digests = {
+                hashlib.sha256((place / path.name).read_bytes()).hexdigest()
+                for place in (first, second)
+            }
+            differ += len(digests) > 1
+            print(suite, path.name, *sorted(digests), "DIFFER" if len(digests) > 1 else "same")
+    if differ:
+        raise SystemExit(
+            f"lab: {differ} files differ; they are in build/lab/SUITE/deb and rebuilt"
+        )
+
+
 def _running() -> int:
     """The pid of the `up` that is running, or 0."""
     try:
@@ -73,5 +95,7 @@ if __name__ == "__main__":
             stop()
         case ["deb"]:
             print(deb(SUITE))
+        case ["reproduce"]:
+            reproduce()
         case _:
             raise SystemExit(__doc__)

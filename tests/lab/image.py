@@ -33,7 +33,8 @@ INSTALLED = (
 )
 SHELF = (
     "python3-systemd python3-sdnotify python3-jinja2 python3-venv "
-    "python3-flask python3-django build-essential fakeroot lintian"
+    "python3-flask python3-django build-essential fakeroot faketime lintian "
+    "autopkgtest fish man-db needrestart zsh"
 )
 
 # Runs on the host with $1 the image and apt pointed at it.

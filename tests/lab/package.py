@@ -7,14 +7,18 @@ is made from changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.lab.image import LAB, ROOT, image, locked
 from tests.lab.machine import Machine
+
+BUILD = "dpkg-buildpackage --unsigned-source --unsigned-changes"
+LINTIAN = "lintian --allow-root --display-info --pedantic --show-overrides --tag-display-limit 0"
 
 # Not part of the source package: changing them builds nothing anew.
 APART = (".ci/", "dev/", "tests/")
@@ -67,7 +71,8 @@ def _install_tools(suite: str, place: Path) -> None:
     try:
         machine.push(ROOT / "packaging" / "debian", "/srv/build/debian")
         machine.sh(
-            "apt-get install --yes --no-install-recommends build-essential fakeroot lintian;"
+            "apt-get install --yes --no-install-recommends"
+            " build-essential fakeroot faketime lintian;"
             "cd /srv/build; apt-get build-dep --yes --no-install-recommends ./; rm -r /srv/build",
             timeout=600,
         )
@@ -79,24 +84,55 @@ def _install_tools(suite: str, place: Path) -> None:
 
 def _build(suite: str, tools: Path, place: Path) -> None:
     print(f"lab: building the package for {suite}", flush=True)
-    tree = place.with_name("source")
+    with _build_machine(suite, tools, "/srv/build/sockd") as machine:
+        log = machine.sh(
+            f"cd /srv/build/sockd; {BUILD} 2>&1; {LINTIAN} ../*.changes > ../lintian || true",
+            timeout=900,
+        )
+        _keep_built(machine, "/srv/build", place)
+    (place / "log").write_text(log)
+
+
+def rebuilt(suite: str) -> Path:
+    """The directory of what a second build made: elsewhere, at another time, for another user."""
+    deb(suite)
+    home = LAB / suite
+    place = home / "rebuilt"
+    with locked(home / "package"):
+        shutil.rmtree(place, ignore_errors=True)
+        with _build_machine(suite, home / "tools", "/opt/else/sockd") as machine:
+            machine.sh(
+                "chown -R nobody: /opt/else; chmod 755 /opt/else;"
+                "setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/nonexistent"
+                " LC_ALL=C LANGUAGE=fr TZ=Pacific/Kiritimati faketime -f '+400d'"
+                f" sh -c 'umask 027; cd /opt/else/sockd && {BUILD}' 2>&1",
+                timeout=900,
+            )
+            _keep_built(machine, "/opt/else", place)
+    return place
+
+
+@contextlib.contextmanager
+def _build_machine(suite: str, tools: Path, where: str) -> Iterator[Machine]:
+    """With the build dependencies, and at `where` the source package's tree."""
+    tree = LAB / suite / "source"
     if tree.exists():
         shutil.rmtree(tree)
     for name in _sources():
         # dpkg-source refuses a symlinked debian/.
-        target = tree / name.removeprefix("packaging/")
+        target = tree / name.removeprefix(
+            "packaging/" if name.startswith("packaging/debian/") else ""
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
     with Machine("build", suite, layers=(tools,)) as machine:
-        machine.push(tree, "/srv/build/sockd")
-        log = machine.sh(
-            "cd /srv/build/sockd; dpkg-buildpackage --unsigned-source --unsigned-changes 2>&1;"
-            "lintian --allow-root --info --tag-display-limit 0 --fail-on error ../*.changes 2>&1",
-            timeout=900,
-        )
-        place.mkdir()
-        (place / "log").write_text(log)
-        for file in (machine.home / "changes" / "srv" / "build").iterdir():
-            if file.is_file():
-                shutil.copy2(file, place)
-    shutil.rmtree(tree)
+        machine.push(tree, where)
+        shutil.rmtree(tree)
+        yield machine
+
+
+def _keep_built(machine: Machine, directory: str, place: Path) -> None:
+    place.mkdir()
+    for file in (machine.home / "changes" / directory.lstrip("/")).iterdir():
+        if file.is_file():
+            shutil.copy2(file, place)

@@ -124,6 +124,9 @@ class Service:
             "workers": 2,
         }
         self.environ = {"RUNTIME_DIRECTORY": str(self.runtime)}
+        self.config: Path | None = None
+        self.deaf = False
+        self.watch = False
         self.longest_hold = 30.0
         self.stdin = subprocess.DEVNULL
         self.inherit: tuple[int, ...] = ()
@@ -143,6 +146,9 @@ class Service:
             "settings": self.settings,
             "longest_hold": self.longest_hold,
             "modules": str(self.modules),
+            "deaf": self.deaf,
+            "watch": self.watch,
+            "config": str(self.config or ""),
         }
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("SOCKD_", "PYTEST_"))}
         path = [str(ROOT), *filter(None, [environ.pop("PYTHONPATH", None)])]

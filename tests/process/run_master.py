@@ -1,5 +1,6 @@
-"""`run_master.py JSON`: `sockd serve` with these settings, and two things that tests look at:
-the back-off's bound, and which modules the master had imported when it ended."""
+"""`run_master.py JSON`: `sockd serve` with these settings, and what tests look at:
+the back-off's bound, a fleet that misses its deadlines, and which modules the master had imported
+when it ended."""
 
 import json
 import sys
@@ -7,13 +8,20 @@ from pathlib import Path
 
 from sockd import config, journal
 from sockd.errors import SockdError
-from sockd.master import loop
+from sockd.master import fleet, loop
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
+    if asked["deaf"]:
+        fleet.Fleet._tick = lambda self, event, now: None
     try:
         code = loop.serve(
-            lambda: config.load(overrides=asked["settings"]), longest_hold=asked["longest_hold"]
+            lambda: config.load(
+                path=Path(asked["config"]) if asked["config"] else None,
+                overrides=asked["settings"],
+            ),
+            longest_hold=asked["longest_hold"],
+            watch=asked["watch"],
         )
     except SockdError as error:
         journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())

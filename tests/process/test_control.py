@@ -55,6 +55,18 @@ class TestAnswers:
         service.ready()
         assert service.stop() == 0
 
+    def test_more_and_fewer_workers(self, service: Service):
+        service.start().ready()
+        code, content = service.ask("POST", "/workers", {"by": 2})
+        assert (code, content["ok"], content["workers"]) == (200, True, 4)
+        assert len(service.workers()) == 4
+        assert service.status()["wanted"] == 4
+        assert service.ask("POST", "/workers", {"by": -3})[1]["workers"] == 1
+        assert len(service.workers()) == 1
+        for wrong in ({}, {"by": 0}, {"by": "1"}, {"by": True}, {"by": 1.5}, [1]):
+            assert service.ask("POST", "/workers", wrong)[0] == 400
+        assert service.stop() == 0
+
     def test_a_reload_that_nobody_waits_for_goes_on(self, service: Service):
         service.start().ready()
         with socket.socket(socket.AF_UNIX) as sock:
@@ -67,7 +79,12 @@ class TestAnswers:
 
     @pytest.mark.parametrize(
         ("method", "path", "code"),
-        [("GET", "/", 404), ("POST", "/status", 405), ("GET", "/reload", 405)],
+        [
+            ("GET", "/", 404),
+            ("POST", "/status", 405),
+            ("GET", "/reload", 405),
+            ("GET", "/workers", 405),
+        ],
     )
     def test_what_there_is_not(self, service: Service, method: str, path: str, code: int):
         service.start().ready()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sockd.master.loop import OVERDUE
 from sockd.worker import process
 
 from .conftest import (
@@ -375,7 +376,8 @@ class TestReload:
                 service.write(APP.replace('VERSION = "1"', f'VERSION = "{version}"'))
                 code, content = service.ask("POST", "/reload")
                 done = time.monotonic()
-                assert (code, content) == (200, {"ok": True, "generation": version})
+                expected = {"ok": True, "generation": version, "notes": [], "workers": 2}
+                assert (code, content) == (200, expected)
                 time.sleep(0.2)
                 late = [body for began, body in load.answers if began > done]
                 assert late
@@ -503,7 +505,7 @@ class TestHostileApplications:
             + APP
         )
         service.start().ready()
-        assert "left threads, which workers do not have: poll" in service.log()
+        assert "left the thread poll, so each worker imports it" in service.log()
         assert service.stop() == 0
 
     def test_one_that_closes_all_descriptors_is_told(self, service: Service):
@@ -594,7 +596,7 @@ class TestClosedStdio:
         assert service.stop() == 0
 
 
-def test_fork_server_and_workers_killed_at_random(service: Service):
+def test_fork_server_and_workers_killed_at_random(service: Service, manager: Manager):
     service.longest_hold = 0.1
     service.start().ready()
     until = time.monotonic() + 5
@@ -622,6 +624,23 @@ def test_the_watchdog_is_pinged_by_the_loop(service: Service, manager: Manager):
     service.send(signal.SIGCONT)
     manager.expect("WATCHDOG=1")
     assert service.stop() == 0
+
+
+def test_the_watchdog_acts_when_a_deadline_is_not_enforced(service: Service, manager: Manager):
+    service.deaf = True
+    service.environ["WATCHDOG_USEC"] = "1000000"
+    service.settings["timeouts.boot"] = "1s"
+    service.start().ready()
+    service.write("import time; time.sleep(1000)")
+    service.send(signal.SIGHUP)
+    eventually(lambda: service.fork_server(2))
+    time.sleep(1 + OVERDUE + 1)
+    manager.read()
+    manager.lines.clear()
+    time.sleep(1.5)
+    assert "WATCHDOG=1" not in manager.read()
+    assert service.get()[0] == 200  # the loop turns, and workers serve
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
 
 
 class TestInterpreters:

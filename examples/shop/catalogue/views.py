@@ -1,6 +1,8 @@
 """Pages that ask different things of a server: a template, a stream, an upload, time, an error."""
 
 import hashlib
+import socket
+import subprocess
 import time
 
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
@@ -36,6 +38,21 @@ def picture(request):
     for chunk in file.chunks():
         digest.update(chunk)
     return JsonResponse({"name": file.name, "size": file.size, "sha256": digest.hexdigest()})
+
+
+def host(request):
+    """The addresses of a name, as the service can resolve it."""
+    try:
+        found = socket.getaddrinfo(request.GET["name"], None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return JsonResponse({"error": str(error)}, status=503)
+    return JsonResponse({"addresses": sorted({address[0] for *_, address in found})})
+
+
+def kernel(request):
+    """What a program says that the application runs."""
+    done = subprocess.run(["uname", "-s"], capture_output=True, text=True, check=True)
+    return HttpResponse(done.stdout, content_type="text/plain")
 
 
 def sleep(request):
