@@ -547,6 +547,8 @@ cdef class WSGIHandler(Handler):
         target = _text(data, &head.target)
         if head.path.size == 0:
             environ["PATH_INFO"] = "/"  # RFC 9112 3.2.2, of an absolute-form without a path
+        elif data[head.path.start] == b"*":
+            environ["PATH_INFO"] = ""  # RFC 3875 4.1.5: empty, or from a slash on
         elif memchr(data + head.path.start, 37, head.path.size) == NULL:
             environ["PATH_INFO"] = (
                 target if head.path.size == head.target.size else _text(data, &head.path))

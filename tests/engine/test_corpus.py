@@ -39,11 +39,11 @@ def reporter(environ, start_response):
     seen = {
         "method": environ["REQUEST_METHOD"],
         "target": environ["RAW_URI"],
-        "body": environ["wsgi.input"].read().decode("latin-1"),
+        "body": environ["wsgi.input"].read(-1).decode("latin-1"),
         "host": environ.get("HTTP_HOST", ""),
         "fields": {name: value for name, value in fields.items() if name not in FRAMING},
     }
-    start_response("200 OK", [("X-Seen", json.dumps(seen))])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Seen", json.dumps(seen))])
     return [b""]
 
 
@@ -92,6 +92,7 @@ def seen(request: sansio.Request) -> Seen:
     return Seen(method, target, body, host, fields)
 
 
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD:wsgiref.validate.WSGIWarning")
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", CASES)
 def test_wire(engine: Engine, name: str, split: str) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import read_all, read_response
-from test_wire import CLOSE, GET, body_of, echo, eventually, get, hello, post
+from test_wire import CLOSE, GET, TEXT, body_of, echo, eventually, get, hello, post
 
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
@@ -62,7 +62,7 @@ def test_an_empty_line_alone_begins_no_request(serve, before) -> None:
 
 def test_client_that_does_not_read_is_cut(serve) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return (b"x" * 65536 for _ in range(1000))
 
     engine = serve(app, timeouts_write=0.3)
@@ -77,7 +77,7 @@ def test_slow_but_steady_reader_is_served(serve) -> None:
     size = 200 * 65536
 
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return (b"x" * 65536 for _ in range(200))
 
     engine = serve(app, timeouts_write=1.0)

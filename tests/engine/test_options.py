@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import read_response
-from test_wire import CLOSE, body_of, get, hello
+from test_wire import CLOSE, TEXT, body_of, get, hello
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_waiting_for_a_thread_counts(serve) -> None:
 @pytest.mark.parametrize("root", ["/shop", "/shop/"])
 def test_root_path(serve, path, script, info, root) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return [f"{environ['SCRIPT_NAME']}|{environ['PATH_INFO']}".encode()]
 
     engine = serve(app, app_root_path=root)
@@ -155,7 +155,7 @@ def test_no_early_hints_unless_configured(serve) -> None:
 )
 def test_health(serve, request_, answer) -> None:
     def app(environ, start_response):
-        start_response("418 I'm a teapot", [])
+        start_response("418 I'm a teapot", [TEXT])
         return [b"app\n"]
 
     engine = serve(app, server_health="/up")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import read_all, read_response
-from test_wire import CLOSE, GET, Tracked, eventually, get, hello, streaming
+from test_wire import CLOSE, GET, TEXT, Tracked, eventually, get, hello, streaming
 
 pytestmark = pytest.mark.parametrize("serve", [4], indirect=True)
 
@@ -78,7 +78,7 @@ def test_a_request_keeps_its_thread_from_call_to_close(serve) -> None:
 
     def app(environ, start_response):
         seen.append(threading.get_ident())
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return Body(*[b"x" * 100_000] * 50)
 
     engine = serve(app, threads=3)
@@ -93,7 +93,7 @@ def test_a_request_keeps_its_thread_from_call_to_close(serve) -> None:
 
 def test_slow_clients_hold_no_thread(serve) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return (b"x" * 65536 for _ in range(500)) if environ["PATH_INFO"] == "/big" else [b"ok"]
 
     engine = serve(app, threads=2)
@@ -150,7 +150,7 @@ def test_pipelined_requests_stay_in_order(serve) -> None:
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/0":
             time.sleep(0.1)
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return [environ["PATH_INFO"].encode()]
 
     engine = serve(app, threads=4)

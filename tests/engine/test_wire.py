@@ -19,6 +19,7 @@ from conftest import read_all, read_response
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"Connection: close\r\n"
+TEXT = ("Content-Type", "text/plain")
 
 
 def get(path: str = "/", extra: bytes = b"") -> bytes:
@@ -35,13 +36,13 @@ def body_of(answer: bytes) -> bytes:
 
 
 def hello(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
+    start_response("200 OK", [TEXT])
     return [b"hello"]
 
 
 def echo(environ, start_response):
-    body = environ["wsgi.input"].read()
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    body = environ["wsgi.input"].read(-1)
+    start_response("200 OK", [TEXT, ("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -69,7 +70,7 @@ class Tracked:
 
 def streaming(body: Tracked, *headers: tuple[str, str]):
     def app(environ, start_response):
-        start_response("200 OK", list(headers))
+        start_response("200 OK", [TEXT, *headers])
         return body
 
     return app
@@ -221,7 +222,7 @@ def test_large_body_leaves_no_file(serve) -> None:
         held.append(str(target))
         return echo(environ, start_response)
 
-    assert body_of(serve(app).talk(post(body, CLOSE))) == body
+    assert body_of(serve(app, valid=False).talk(post(body, CLOSE))) == body
     assert held[0].startswith("/var/tmp/")
     assert held[0].endswith("(deleted)")
 
@@ -314,7 +315,7 @@ def test_framing_out_of_proportion_is_refused_and_a_million_small_chunks_are_not
 
 def test_pipelined_requests_are_answered_in_order(serve) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return [environ["PATH_INFO"].encode()]
 
     engine = serve(app)
@@ -351,7 +352,7 @@ def test_little_is_handed_to_the_kernel_of_what_a_client_does_not_read(serve) ->
 
 def test_pipelined_behind_a_slow_reader(serve) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return (b"x" * 65536 for _ in range(64)) if environ["PATH_INFO"] == "/big" else [b"small"]
 
     engine = serve(app)
@@ -396,7 +397,7 @@ def test_what_comes_behind_the_last_request_does_not_hurt_its_answer(serve, requ
 
     def app(environ, start_response):
         closes = environ["PATH_INFO"] == "/close"
-        start_response("200 OK", [("Connection", "close")] if closes else [])
+        start_response("200 OK", [TEXT, ("Connection", "close")] if closes else [TEXT])
         return [answer]
 
     engine = serve(app)
@@ -443,7 +444,7 @@ def test_chunked_body_beyond_the_limit(serve) -> None:
 
 def test_cut_upload_never_reaches_the_application(serve) -> None:
     called = []
-    engine = serve(lambda environ, start_response: called.append(1))
+    engine = serve(lambda environ, start_response: called.append(1), valid=False)
     with engine.connect() as client:
         client.sendall(post(b"0123456789")[:-5])
     assert eventually(lambda: engine.reports)
@@ -563,7 +564,8 @@ def test_content_length_is_held_against_the_body(serve) -> None:
     ],
 )
 def test_bad_headers_are_a_500(serve, headers) -> None:
-    answer = serve(streaming(Tracked(b"x"), *headers)).talk(get(extra=CLOSE))
+    engine = serve(streaming(Tracked(b"x"), *headers), valid=False)
+    answer = engine.talk(get(extra=CLOSE))
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"Injected" not in answer
 
@@ -571,44 +573,44 @@ def test_bad_headers_are_a_500(serve, headers) -> None:
 @pytest.mark.parametrize("status", ["OK", "20 OK", "200OK", "200 OK\r\nX: y", "100 Continue", ""])
 def test_bad_status_is_a_500(serve, status) -> None:
     def app(environ, start_response):
-        start_response(status, [])
+        start_response(status, [TEXT])
         return []
 
-    assert serve(app).talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
+    assert serve(app, valid=False).talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
 
 
 @pytest.mark.parametrize("body", [["text"], [bytearray(b"x")], {"text": 1}, [None], 5])
 def test_bad_bodies_are_a_500(serve, body) -> None:
-    engine = serve(streaming(body))
+    engine = serve(streaming(body), valid=False)
     assert engine.talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
     assert isinstance(engine.reports[0][1][1], TypeError)
 
 
 def test_start_response_not_called(serve) -> None:
     for body in ([b"x"], [], iter([])):
-        engine = serve(lambda environ, start_response, body=body: body)
+        engine = serve(lambda environ, start_response, body=body: body, valid=False)
         assert engine.talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
         assert "start_response was not called" in str(engine.reports[0][1][1])
 
 
 def test_start_response_twice(serve) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
-        start_response("201 Created", [])
+        start_response("200 OK", [TEXT])
+        start_response("201 Created", [TEXT])
         return []
 
-    assert serve(app).talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
+    assert serve(app, valid=False).talk(get(extra=CLOSE)).startswith(b"HTTP/1.1 500 ")
 
 
 def test_start_response_again_with_exc_info(serve) -> None:
     def app(environ, start_response):
         import sys
 
-        start_response("200 OK", [("X", "a")])
+        start_response("200 OK", [TEXT, ("X", "a")])
         try:
             raise ValueError
         except ValueError:
-            start_response("503 Service Unavailable", [("Y", "b")], sys.exc_info())
+            start_response("503 Service Unavailable", [TEXT, ("Y", "b")], sys.exc_info())
         return [b"sorry"]
 
     answer = serve(app).talk(get(extra=CLOSE))
@@ -620,12 +622,12 @@ def test_start_response_with_exc_info_after_the_head_raises(serve) -> None:
     import sys
 
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         yield b"x" * 20000
         try:
             raise ValueError("late")
         except ValueError:
-            start_response("500 X", [], sys.exc_info())
+            start_response("500 X", [TEXT], sys.exc_info())
 
     engine = serve(app)
     assert engine.talk(GET).startswith(b"HTTP/1.1 200 ")
@@ -634,7 +636,7 @@ def test_start_response_with_exc_info_after_the_head_raises(serve) -> None:
 
 def test_write(serve) -> None:
     def app(environ, start_response):
-        write = start_response("200 OK", [])
+        write = start_response("200 OK", [TEXT])
         write(b"a")
         write(b"b" * 20000)
         return [b"c"]
@@ -649,7 +651,7 @@ def test_write_of_much_goes_to_a_file(serve, version) -> None:
     files = []
 
     def app(environ, start_response):
-        write = start_response("200 OK", [])
+        write = start_response("200 OK", [TEXT])
         for _ in range(35):
             write(piece)
         for fd in Path("/proc/self/fd").iterdir():
@@ -687,10 +689,10 @@ def test_file_wrapper_sends_files(serve, tmp_path) -> None:
         file = path.open("rb")
         opened.append(file)
         file.seek(10)
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return environ["wsgi.file_wrapper"](file)
 
-    engine = serve(app)
+    engine = serve(app, valid=False)
     with engine.connect() as client:
         for _ in range(2):
             client.sendall(GET)
@@ -700,12 +702,13 @@ def test_file_wrapper_sends_files(serve, tmp_path) -> None:
     assert eventually(lambda: all(file.closed for file in opened))
 
 
-def test_file_wrapper_of_other_things(serve) -> None:
+@pytest.mark.parametrize("valid", [True, False])
+def test_file_wrapper_of_other_things(serve, valid) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [("Content-Length", "6")])
+        start_response("200 OK", [TEXT, ("Content-Length", "6")])
         return environ["wsgi.file_wrapper"](io.BytesIO(b"abcdef"), 4)
 
-    assert body_of(serve(app).talk(get(extra=CLOSE))) == b"abcdef"
+    assert body_of(serve(app, valid=valid).talk(get(extra=CLOSE))) == b"abcdef"
 
 
 def test_file_wrapper_of_a_file_that_is_not_what_it_reads(serve, tmp_path) -> None:
@@ -714,13 +717,13 @@ def test_file_wrapper_of_a_file_that_is_not_what_it_reads(serve, tmp_path) -> No
         file.write(b"plain" * 1000)
 
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         file = gzip.GzipFile(path)
         return environ["wsgi.file_wrapper"](
             io.BufferedReader(file) if environ["PATH_INFO"] == "/buffered" else file
         )
 
-    engine = serve(app)
+    engine = serve(app, valid=False)
     for url in ("/", "/buffered"):
         answer = engine.talk(b"GET " + url.encode() + b" HTTP/1.0\r\n\r\n")
         assert body_of(answer) == b"plain" * 1000
@@ -740,10 +743,10 @@ class Bytes(bytes):
 @pytest.mark.parametrize("body", [[Bytes(b"abc")], [Bytes(b"a"), Bytes(b"bc")], "iterator"])
 def test_subclasses_of_strings_and_bytes(serve, body) -> None:
     def app(environ, start_response):
-        start_response(Text("200 OK"), [(Text("X-A"), Text("b"))])
+        start_response(Text("200 OK"), [TEXT, (Text("X-A"), Text("b"))])
         return iter([Bytes(b"abc")]) if body == "iterator" else body
 
-    answer = serve(app).talk(b"GET / HTTP/1.0\r\n\r\n")
+    answer = serve(app, valid=False).talk(b"GET / HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"X-A: b\r\n" in answer
     assert body_of(answer) == b"abc"
@@ -847,10 +850,25 @@ def test_environ(serve) -> None:
     assert seen["REMOTE_PORT"].isdigit()
 
 
+@pytest.mark.parametrize("options", [{}, {"app_root_path": "/shop"}])
+def test_environ_of_a_request_that_has_no_path(serve, options) -> None:
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        return hello(environ, start_response)
+
+    engine = serve(app, **options)
+    answer = engine.talk(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert seen["SCRIPT_NAME"] == options.get("app_root_path", "")
+    assert (seen["PATH_INFO"], seen["RAW_URI"]) == ("", "*")
+
+
 @pytest.mark.parametrize("value", ["", "1", "\xe9", "long enough"])
 def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
     def app(environ, start_response):
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return [environ["HTTP_X"].encode("latin-1")]
 
     line = f"X: {value}\r\n".encode("latin-1")
@@ -861,7 +879,7 @@ def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
 def test_a_thousand_field_names_do_not_confuse_each_other(serve) -> None:
     def app(environ, start_response):
         names = [f"{k}={v}" for k, v in environ.items() if k.startswith("HTTP_N")]
-        start_response("200 OK", [])
+        start_response("200 OK", [TEXT])
         return [",".join(sorted(names)).encode()]
 
     engine = serve(app)
@@ -886,10 +904,10 @@ def test_a_thousand_field_names_do_not_confuse_each_other(serve) -> None:
 def test_wsgiref_validator_has_nothing_to_say(serve, request_bytes) -> None:
     def app(environ, start_response):
         data = environ["wsgi.input"].read(10)
-        start_response("200 OK", [("Content-Type", "text/plain")])
+        start_response("200 OK", [TEXT])
         return [data] if data else [b"x", b"y"]
 
-    engine = serve(validator(app))
+    engine = serve(validator(app), valid=False)  # lists have to be iterated over, too
     assert engine.talk(request_bytes).startswith(b"HTTP/1.1 200 ")
     assert engine.reports == []
 
