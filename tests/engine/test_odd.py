@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from conftest import read_all, read_response
 from test_wire import CLOSE, body_of, get, hello
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture
+def serve(serve):
+    """What is tried here is what the validator would not let pass, or hide."""
+    return partial(serve, valid=False)
 
 
 def answers(engine, request: bytes) -> bytes:
