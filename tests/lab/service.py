@@ -115,7 +115,7 @@ class Service:
         self.machine.sh(
             f"systemctl disable --quiet --now {self.name}.socket {self.name}.service || true;"
             f"rm -rf /etc/sockd/{self.name}.toml /etc/systemd/system/{self.name}.*"
-            f" /etc/nginx/sites-*/{self.name} /srv/{self.name} /var/lib/{self.name}"
+            f" /etc/nginx/sites-*/{self.name}.conf /srv/{self.name} /var/lib/{self.name}"
             f" /var/lib/private/{self.name};"
             f"systemctl daemon-reload; systemctl reset-failed; systemctl reload nginx"
         )
