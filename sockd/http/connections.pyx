@@ -22,9 +22,9 @@ import socket
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove
 
 from sockd.http.body cimport body_free
 from sockd.http.parser cimport head_free, head_new, head_reset
@@ -37,6 +37,9 @@ cdef extern from "netinet/in.h" nogil:
     unsigned short ntohs(unsigned short port)
     int AF_INET
     int AF_INET6
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeLatin1(const char* text, Py_ssize_t size, const char* errors)
 
 cdef extern from "time.h" nogil:
     ctypedef long time_t
@@ -202,24 +205,49 @@ cdef void bury(Connections* all) noexcept:
         free(c)
 
 
+# The last client's address and its text: most connections are from one that was seen just before.
+cdef uint8_t _last_address[20]
+cdef object _last_host = ""
+cdef tuple UNIX_PEER = ("", "")
+
+
 cdef tuple peer_of(Connection* c):
     """Address and port of the peer as text; empty for a Unix socket."""
-    cdef unsigned short family
-    cdef unsigned short port
     if c.peer == NULL:
-        family = (<in_port_holder*>&c.address).sin6_family
-        port = ntohs((<in_port_holder*>&c.address).sin6_port)
-        if family == AF_INET:
-            host = socket.inet_ntop(
-                socket.AF_INET, PyBytes_FromStringAndSize(<char*>&c.address + 4, 4))
-        elif family == AF_INET6:
-            host = socket.inet_ntop(
-                socket.AF_INET6, PyBytes_FromStringAndSize(<char*>&c.address + 8, 16))
-            if host.startswith("::ffff:") and "." in host:
-                host = host[7:]  # an IPv4 peer on a dual-stack listener
-        else:
-            host = ""
-        found = (host, str(port) if host else "")
+        found = _peer(&c.address)
         Py_INCREF(found)
         c.peer = <PyObject*>found
     return <tuple>c.peer
+
+
+cdef tuple _peer(const sockaddr_in6* address):
+    global _last_host
+    cdef unsigned short family = (<in_port_holder*>address).sin6_family
+    cdef const uint8_t* at = <const uint8_t*>address
+    cdef size_t size
+    cdef unsigned int number
+    cdef char port[8]
+    if family == AF_INET:
+        at += 4
+        size = 4
+    elif family == AF_INET6:
+        at += 8
+        size = 16
+    else:
+        return UNIX_PEER
+    if _last_address[0] != size or memcmp(_last_address + 1, at, size) != 0:
+        host = socket.inet_ntop(family, PyBytes_FromStringAndSize(<const char*>at, size))
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]  # an IPv4 peer on a dual-stack listener
+        _last_address[0] = <uint8_t>size
+        memcpy(_last_address + 1, at, size)
+        _last_host = host
+    number = ntohs((<in_port_holder*>address).sin6_port)
+    size = sizeof(port)
+    while True:
+        size -= 1
+        port[size] = <char>(48 + number % 10)
+        number //= 10
+        if number == 0:
+            break
+    return (_last_host, PyUnicode_DecodeLatin1(port + size, sizeof(port) - size, NULL))

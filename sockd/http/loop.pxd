@@ -54,7 +54,9 @@ cdef class Loop:
     cdef void _listen_if_free(self) noexcept
     cdef void _admit(self) noexcept
     cdef void _accept_some(self, int index) noexcept
-    cdef bint _accept(self, int index) noexcept
+    cdef void _accept_rest(self, int index) noexcept
+    cdef Connection* _accept(self, int index) noexcept
+    cdef void _greet(self, Connection* c) noexcept
     cdef bint _make_room(self) noexcept
     cdef Connection* _longest_idle(self) noexcept
     cdef void _end_unless_it_asks(self, Connection* c) noexcept

@@ -75,7 +75,7 @@ from sockd.http.helper cimport (
     store,
     load,
 )
-from sockd.http.listening cimport AGAIN_USEC, NO_ROOM, NONE_WAITING, Listening
+from sockd.http.listening cimport AGAIN_USEC, NO_ROOM, TRY_AGAIN, Listening
 from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -445,44 +445,68 @@ cdef class Loop:
     cdef void _accept_some(self, int index) noexcept:
         """As many as came last time and one more, so that a burst takes few turns and a single
         connection few calls in vain. What other workers could serve meanwhile is left to them."""
+        cdef Connection* fresh[ACCEPTED]
         cdef uint64_t before = self.slot.connections
         cdef uint64_t until = self.all.now + ACCEPTING_USEC
         cdef int taken = 0
-        while self.listening.on and taken < self.batch and self.all.now < until:
-            if not self._accept(index):
+        cdef int i
+        while (self.listening.on and taken < self.batch and self.all.now < until
+                and self.slot.connections < self.connection_limit):
+            fresh[taken] = self._accept(index)
+            if fresh[taken] == NULL:
                 self.batch = max(taken, 1)
-                return
-            taken += 1
-            if self.slot.connections > before and not self.listening.alone:
                 break
-        self.batch = min(taken + 1, <int>ACCEPTED)
+            taken += 1
+            if not self.listening.alone:
+                self._greet(fresh[taken - 1])
+                if self.slot.connections > before:
+                    break
+        else:
+            self.batch = min(taken + 1, <int>ACCEPTED)
+        if self.listening.alone:
+            # The first has had time to send its request.
+            for i in range(taken):
+                self._greet(fresh[i])
+        if taken == 0 and self.slot.connections >= self.connection_limit:
+            self._listen_if_free()
 
-    cdef bint _accept(self, int index) noexcept:
-        """One connection: accepted, and served at once if its request is there already. Whether
-        there may be more."""
+    cdef void _accept_rest(self, int index) noexcept:
+        cdef Connection* c = self._accept(index)
+        while c != NULL:
+            self._greet(c)
+            c = self._accept(index) if self.listening.on else NULL
+
+    cdef Connection* _accept(self, int index) noexcept:
+        """The next connection, NULL if there is none or it is left to others."""
         cdef Connection* c = NULL
-        cdef int outcome
+        cdef int outcome = TRY_AGAIN
         if not self.draining and self.listening.leaves_it():
-            return False
-        outcome = self.listening.accept(index, &c)
-        if outcome == NO_ROOM and not self._make_room():
-            # Without this the loop would turn at full speed on a connection it cannot take.
-            self.listening.pause(AGAIN_USEC)
-            return False
-        if outcome != 1:
-            return outcome != NONE_WAITING
+            return NULL
+        while outcome == TRY_AGAIN:
+            outcome = self.listening.accept(index, &c)
+            if outcome == NO_ROOM:
+                if self._make_room():
+                    outcome = TRY_AGAIN
+                else:
+                    # Without this the loop would turn at full speed on what it cannot take.
+                    self.listening.pause(AGAIN_USEC)
+        return c
+
+    cdef void _greet(self, Connection* c) noexcept:
+        """A new connection: served at once if its request is there already."""
+        if c.state != NEW:
+            return  # closed to make room
         try:
             self._readable(c)
         except Exception:
             self._broken(c)
         if c.state != CLOSED:
-            self.listening.queue_up(index)
+            self.listening.queue_up(c.listener)
         if c.state == NEW and not self.listening.alone:
             # In a burst of connections that ask nothing yet: the others were woken for theirs.
             sched_yield()
         if self.slot.connections >= self.connection_limit:
             self._listen_if_free()
-        return True
 
     cdef bint _make_room(self) noexcept:
         """Close the connection that is of least use: one that only lingers, else the one that has
@@ -533,8 +557,7 @@ cdef class Loop:
             if accept_rest:
                 self.listening.turn(True)
                 for index in range(self.listening.count):
-                    while self.listening.on and self._accept(index):
-                        pass
+                    self._accept_rest(index)
             self.listening.turn(False)
         self.listening.again = 0
         if close_idle:
@@ -837,11 +860,14 @@ cdef class Loop:
     cdef void _admit(self) noexcept:
         """Threads come free and are taken again by the connections that are here: let one that
         waits outside into their line now and then, or it would wait as long as they ask."""
+        cdef Connection* c
         cdef int index
         if self.all.now >= self.admitted_usec + ADMITTING_USEC:
             self.admitted_usec = self.all.now
             for index in range(self.listening.count):
-                if self._accept(index):
+                c = self._accept(index)
+                if c != NULL:
+                    self._greet(c)
                     break
 
     cdef int _finish(self, Connection* c) except -1:
