@@ -55,7 +55,7 @@ cdef class Loop:
     cdef void _admit(self) noexcept
     cdef void _accept_some(self, int index) noexcept
     cdef void _accept_rest(self, int index) noexcept
-    cdef Connection* _accept(self, int index) noexcept
+    cdef Connection* _accept(self, int index, bint waits) noexcept
     cdef void _greet(self, Connection* c) noexcept
     cdef bint _make_room(self) noexcept
     cdef Connection* _longest_idle(self) noexcept

@@ -452,7 +452,7 @@ cdef class Loop:
         cdef int i
         while (self.listening.on and taken < self.batch and self.all.now < until
                 and self.slot.connections < self.connection_limit):
-            fresh[taken] = self._accept(index)
+            fresh[taken] = self._accept(index, taken == 0)
             if fresh[taken] == NULL:
                 self.batch = max(taken, 1)
                 break
@@ -471,20 +471,22 @@ cdef class Loop:
             self._listen_if_free()
 
     cdef void _accept_rest(self, int index) noexcept:
-        cdef Connection* c = self._accept(index)
+        cdef Connection* c = self._accept(index, True)
         while c != NULL:
             self._greet(c)
-            c = self._accept(index) if self.listening.on else NULL
+            c = self._accept(index, True) if self.listening.on else NULL
 
-    cdef Connection* _accept(self, int index) noexcept:
-        """The next connection, NULL if there is none or it is left to others."""
+    cdef Connection* _accept(self, int index, bint waits) noexcept:
+        """The next connection, NULL if there is none or it is left to others. `waits`: epoll says
+        that one does. Without, a want of descriptors means nothing, since accept(2) looks for one
+        before it looks for a connection."""
         cdef Connection* c = NULL
         cdef int outcome = TRY_AGAIN
         if not self.draining and self.listening.leaves_it():
             return NULL
         while outcome == TRY_AGAIN:
             outcome = self.listening.accept(index, &c)
-            if outcome == NO_ROOM:
+            if outcome == NO_ROOM and waits:
                 if self._make_room():
                     outcome = TRY_AGAIN
                 else:
@@ -865,7 +867,7 @@ cdef class Loop:
         if self.all.now >= self.admitted_usec + ADMITTING_USEC:
             self.admitted_usec = self.all.now
             for index in range(self.listening.count):
-                c = self._accept(index)
+                c = self._accept(index, False)
                 if c != NULL:
                     self._greet(c)
                     break
