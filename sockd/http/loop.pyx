@@ -140,7 +140,7 @@ cdef enum:
     LINGER_BYTES = 1 << 20
     # A connection that has not asked anything yet counts as idle after this.
     GRACE_USEC = 1000000
-    ADMITTING_USEC = 2000
+    ADMITTING_USEC = 500
     # What is accepted in one go.
     ACCEPTED = 16
     ACCEPTING_USEC = 1000
