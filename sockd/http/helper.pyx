@@ -10,8 +10,8 @@ It sleeps while the loop does nothing, and looks every TICK_MS while it does; wh
 PATIENCE_USEC is none of its business, so a loop that beats costs two uncontended locks a request.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 

@@ -7,7 +7,7 @@ the order of registration. docs/design/workers.md tells how connections are spre
 import socket
 
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from sockd.board cimport READY, Board, Slot
@@ -19,7 +19,6 @@ from sockd.http.connections cimport (
     LISTENERS,
     OF_LISTENER,
     Connection,
-    Connections,
     connection_new,
     epoll_ctl,
     epoll_event,

@@ -15,9 +15,9 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from sockd.board cimport DRAINING, READY, Board, note_response
 from sockd.http.body cimport COMPLETE, body_feed, body_free, body_new, body_take
@@ -34,7 +34,6 @@ from sockd.http.connections cimport (
     IDLE,
     LINGERING,
     NEW,
-    OF_CONNECTION,
     OF_LISTENER,
     OF_WATCHER,
     STATES_COUNT,
@@ -57,7 +56,6 @@ from sockd.http.connections cimport (
     tagged,
     want,
 )
-from sockd.http.date cimport DATE_LINE
 from sockd.http.forks cimport has_forked, this_is_the_worker
 from sockd.http.forwarded cimport Trust
 from sockd.http.health cimport health_answer, health_asked
@@ -68,7 +66,6 @@ from sockd.http.helper cimport (
     helper_hold,
     helper_new,
     helper_start,
-    pthread_mutex_lock,
     pthread_mutex_unlock,
     rouse,
     step_away,
@@ -80,7 +77,6 @@ from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
-    SPOOL_FAILED,
     head_begun,
     head_free,
     parse_head,

@@ -11,6 +11,7 @@ from sockd.init.options import (
     Left,
     Option,
     Takes,
+    account,
     address,
     number,
     seconds,
@@ -106,19 +107,6 @@ def _raw_env(draft: Draft, given: Given) -> None:
             f"{', '.join(secret)}: everybody may read NAME.toml; a secret belongs into a file "
             "that app.env_file names",
         )
-
-
-def _account(key: str) -> Convert:
-    def convert(draft: Draft, given: Given) -> None:
-        if str(given.value) in ("0", "root"):
-            raise Left("nothing runs as root: without unit.user systemd makes a user")
-        draft.put(key, str(given.value), f"{given.name} of {given.origin}")
-
-    return convert
-
-
-def _preload(draft: Draft, given: Given) -> None:
-    draft.put("preload", "on", f"{given.name} of {given.origin}")
 
 
 def _trusted(draft: Draft, given: Given) -> None:
@@ -241,7 +229,7 @@ _ROWS = (
         "preload_app --preload",
         "preload",
         "`auto` preloads too, where that is safe, and each reload loads new code",
-        _preload,
+        to("preload", lambda _: "on"),
     ),
     _row("sendfile --no-sendfile", "", "chosen by sockd"),
     _row("reuse_port --reuse-port", "", "systemd holds one socket for all workers"),
@@ -250,8 +238,8 @@ _ROWS = (
     _row("raw_env -e --env", "app.env", "secrets: `app.env_file`", _raw_env),
     _row("pidfile -p --pid", "", "systemd knows the process"),
     _row("worker_tmp_dir --worker-tmp-dir", "", "workers are watched in memory"),
-    _row("user -u --user", "unit.user", "not root", _account("unit.user")),
-    _row("group -g --group", "unit.group", "not root", _account("unit.group")),
+    _row("user -u --user", "unit.user", "not root", account("unit.user")),
+    _row("group -g --group", "unit.group", "not root", account("unit.group")),
     _row("umask -m --umask", "unit.service", "as UMask", umask),
     _row("initgroups --initgroups", "", "systemd always does"),
     _row("tmp_upload_dir", "", "large bodies go to /var/tmp, without a name"),

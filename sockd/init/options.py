@@ -145,6 +145,17 @@ def words(value: Any) -> list[str]:
     return [str(item).strip() for item in value if str(item).strip()]
 
 
+def account(key: str) -> Convert:
+    """Puts a user or group under `key`; root is left."""
+
+    def convert(draft: Draft, given: Given) -> None:
+        if str(given.value) in ("0", "root"):
+            raise Left("nothing runs as root: without unit.user systemd makes a user")
+        draft.put(key, str(given.value), f"{given.name} of {given.origin}")
+
+    return convert
+
+
 def umask(draft: Draft, given: Given) -> None:
     """Digits are octal, also without a 0 before them."""
     mask = given.value if isinstance(given.value, int) else int(str(given.value), 8)

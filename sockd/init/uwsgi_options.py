@@ -13,6 +13,7 @@ from sockd.init.options import (
     Given,
     Left,
     Option,
+    account,
     address,
     number,
     seconds,
@@ -87,15 +88,6 @@ def _workers(draft: Draft, given: Given) -> None:
     draft.put("workers", value, f"{given.name} of {given.origin}")
 
 
-def _account(key: str) -> Convert:
-    def convert(draft: Draft, given: Given) -> None:
-        if str(given.value) in ("0", "root"):
-            raise Left("nothing runs as root: without unit.user systemd makes a user")
-        draft.put(key, str(given.value), f"{given.name} of {given.origin}")
-
-    return convert
-
-
 def _env(draft: Draft, given: Given) -> None:
     name, sign, value = str(given.value).partition("=")
     if not sign:
@@ -135,10 +127,6 @@ def _socket_owner(draft: Draft, given: Given) -> None:
             draft.put(key, name, f"{given.name} of {given.origin}")
 
 
-def _lazy(draft: Draft, given: Given) -> None:
-    draft.put("preload", "off", f"{given.name} of {given.origin}")
-
-
 def _master(draft: Draft, given: Given) -> None:
     raise Left("there always is one" if true(given.value) else "there always is a master")
 
@@ -170,8 +158,8 @@ _ROWS = (
     _row("chown-socket", "unit.socket_user, unit.socket_group", "", _socket_owner),
     _row("listen l", "limits.backlog", "", to("limits.backlog", number)),
     _row("reuse-port so-reuseport", "", "systemd holds one socket for all workers"),
-    _row("uid", "unit.user", "not root", _account("unit.user")),
-    _row("gid", "unit.group", "not root", _account("unit.group")),
+    _row("uid", "unit.user", "not root", account("unit.user")),
+    _row("gid", "unit.group", "not root", account("unit.group")),
     _row("umask", "unit.service", "as UMask", umask),
     _row("master M", "", ALWAYS, _master),
     _row("processes workers p", "workers", "`%k`: `auto`", _workers),
@@ -180,7 +168,7 @@ _ROWS = (
     _row("threads-stacksize thread-stacksize", "", "the system's"),
     _row("single-interpreter", "", ALWAYS),
     _row("need-app strict", "", "an application that does not load fails the start"),
-    _row("lazy-apps lazy", "preload", "`off`", _lazy),
+    _row("lazy-apps lazy", "preload", "`off`", to("preload", lambda _: "off")),
     _row("py-call-osafterfork py-call-uwsgi-fork-hooks", "", ALWAYS),
     _row("harakiri", "", "a worker is not killed for a slow request"),
     _row("harakiri-verbose", "", "the journal tells why a worker ended"),

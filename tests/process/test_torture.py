@@ -20,16 +20,9 @@ from tests.seed import SEED
 from .conftest import APP, Load, Manager, Service, children, descriptors, eventually
 
 
-class KeepAlive:
+class KeepAlive(Load):
     """Clients that keep their connection and never retry. Only a response that says `Connection:
     close` may be the last one."""
-
-    def __init__(self, service: Service, clients: int = 4) -> None:
-        self.service = service
-        self.answers = 0
-        self.failures: list[str] = []
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
     def _run(self) -> None:
         while not self._end.is_set():
@@ -38,28 +31,19 @@ class KeepAlive:
 
     def _talk(self, connection: http.client.HTTPConnection) -> None:
         while not self._end.is_set():
+            began = time.monotonic()
             try:
-                connection.request("GET", "/")
+                connection.request("GET", self.path)
                 response = connection.getresponse()
-                response.read()
+                body = response.read().decode()
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 return
-            self.answers += 1
+            self.answers.append((began, body))
             if response.status != 200:
                 self.failures.append(str(response.status))
             if response.getheader("Connection") == "close":
                 return
-
-    def __enter__(self) -> KeepAlive:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @contextlib.contextmanager
