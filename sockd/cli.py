@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -252,8 +251,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(document, indent=2))
     else:
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        print(status.screen(document, now, colour=_coloured(sys.stdout)), end="")
+        print(status.screen(document, colour=_coloured(sys.stdout)), end="")
     return OK
 
 

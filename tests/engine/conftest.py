@@ -60,6 +60,7 @@ class Engine:
         assert self.ended(), "the loop does not end"
         assert self.slot["connections"] == 0
         assert self.slot["active"] == 0
+        assert self.board.in_hand(0) == []
         for end in (self._wake_here, self._wake_there, self.listener):
             end.close()
         for _, exc in self.reports:
