@@ -46,6 +46,7 @@ LAYERS = {
     "sockd.__main__": 10,
 }
 PACKAGES = {
+    "sockd.cli",
     "sockd.execute",
     "sockd.http",
     "sockd.init",
@@ -124,8 +125,8 @@ SOURCES = sources()
 
 
 def test_this_test_sees_imports() -> None:
-    found = set(imports(PACKAGE / "cli.py"))
-    assert {"argparse", "sockd", "sockd.config", "sockd.errors", "sockd.units"} <= found
+    found = set(imports(PACKAGE / "cli/prepare.py"))
+    assert {"argparse", "sockd.config", "sockd.errors", "sockd.units"} <= found
     text = (
         "from libc.string cimport memcpy, \\\n    memset\nfrom sockd.errors import (\n    OK,\n)\n"
         "cimport cython\nimport os, sys as system  # why\n    from sockd cimport config as c\n"
