@@ -96,7 +96,8 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
         },
         SEED,
     )
-    clients = [(kind, 4, supervised.url) for kind in kinds] + [("child", 1, supervised.url)]
+    clients = [(kind, 4, supervised.url) for kind in kinds]
+    clients += [("child", 1, supervised.url)] if "idle" in kinds else []
     run = Run(Plan(clients, SEED, rules=RULES, executed=str(service.app / "executed")))
     with run.beside():
         moves.make(SECONDS, least=2)

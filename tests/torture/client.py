@@ -1,6 +1,7 @@
 """The kinds of clients, and a run of many of them.
 
     python3 -m torture [OPTIONS] KIND:COUNT@URL...
+    python3 -m torture --self-test
 
     close   a connection for each request, GET and POST
     keep    GET on a connection that is kept
@@ -271,15 +272,17 @@ class Client:
             if self.parts.scheme == "unix":
                 opening = loop.create_unix_connection(make, self.parts.path)
             else:
-                opening = loop.create_connection(make, self.parts.hostname, self.parts.port)
-            _, self.connection = await asyncio.wait_for(opening, PATIENCE)
+                host, port = self.parts.hostname or "", self.parts.port or 80
+                opening = loop.create_connection(make, host, port)
+            _, connection = await asyncio.wait_for(opening, PATIENCE)
         except (OSError, TimeoutError) as error:
             for request in requests:
                 self.ledger.failed(request.ident, self._what(f"no connection: {error!r}"))
             await asyncio.sleep(0.01)
             return None
-        self.owner.connections.add(self.connection)
-        return self.connection
+        self.connection = connection
+        self.owner.connections.add(connection)
+        return connection
 
     async def _judge(self, asked: Asked) -> None:
         outcome, request = await asked.outcome, asked.request
