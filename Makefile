@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 APP ?= hello:app
 DIR ?= examples/hello
 LISTEN ?= 127.0.0.1:8000
-TESTS ?= tests
+TESTS ?=
 FAULT ?=
 CASES ?=
 export SUITE ?= trixie
@@ -38,7 +38,7 @@ check: build
 	.venv/bin/python -W error -m compileall -q -f sockd tests examples
 
 test: check | test-packages
-	$(SUDO) .venv/bin/python -B -m pytest -p no:cacheprovider $(TESTS)
+	@$(SUDO) dev/test $(TESTS)
 
 asan: build
 	@dev/asan
@@ -52,6 +52,7 @@ autobahn: build
 torture: | lab-packages
 	@$(LAB) torture
 
+nightly: export FUZZ_FACTOR ?= 5
 nightly: test asan mutants autobahn torture reproduce bench
 
 bench: build | bench-packages

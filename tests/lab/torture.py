@@ -77,7 +77,6 @@ class Torture:
         kinds = ("close",) if self.stops else KINDS
         half = max(1, self.clients // 2)
         clients = [(kind, half, url) for kind in kinds for url in urls]
-        clients += [] if self.stops else [("child", 1, url) for url in urls]
         options = [f"--seed={seed}", f"--executed=/var/lib/{service.name}/executed"]
         options += ["--may-close", f"--longest={longest}"]
         with service.torture(clients, *options) as load:
