@@ -14,13 +14,21 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from sockd import __version__, client, config, status
-from sockd.errors import FAILED, INTERNAL, OK, NotRunning, SockdError, UsageError
+from sockd.errors import (
+    FAILED,
+    INTERNAL,
+    OK,
+    ConfigError,
+    NotRunning,
+    SockdError,
+    UsageError,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -93,7 +101,9 @@ def _serve(options: argparse.Namespace) -> int:
     return serve(_loader(options), watch=options.reload)
 
 
-def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
+def _loader(
+    options: argparse.Namespace, environ: Mapping[str, str] = os.environ
+) -> Callable[[], config.Config]:
     """Reads the configuration that the command line names, each time anew."""
     name, app = _name_and_app(options.what)
     if name is None and options.config is None and app is None:
@@ -107,7 +117,7 @@ def _loader(options: argparse.Namespace) -> Callable[[], config.Config]:
     }
     overrides = dict(options.set) | {key: value for key, value in given.items() if value}
     path = options.config and options.config.absolute()
-    return partial(config.load, name, path, overrides)
+    return partial(config.load, name, path, overrides, environ)
 
 
 def _name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:
@@ -199,6 +209,29 @@ def _check(options: argparse.Namespace) -> int:
     return worst
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from sockd import doctor
+
+    name = config.valid_name(options.name or config.only_name())
+    facts = doctor.gather(name, _of_unit, connections=options.db_connections)
+    judged = list(doctor.examine(facts))
+    if options.json:
+        print(json.dumps(doctor.document(name, judged), indent=2))
+    else:
+        colour = _coloured(sys.stdout)
+        print(doctor.text(judged, everything=options.all, colour=colour), end="")
+    return OK if doctor.is_well(judged) else FAILED
+
+
+def _of_unit(words: Sequence[str], environ: Mapping[str, str]) -> config.Config:
+    """What `sockd serve` with these arguments, and that environment, reads."""
+    try:
+        options = _parser().parse_args(["serve", *words])
+    except SystemExit:
+        raise ConfigError(f"the unit starts sockd with what it refuses: {words}") from None
+    return _loader(options, environ)()
+
+
 def _exec(options: argparse.Namespace) -> int:
     from sockd import execute
 
@@ -280,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_units(commands)
     _add_exec(commands)
     _add_running(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -558,3 +592,36 @@ def _add_running(commands: Commands) -> None:
             "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )
     workers.add_argument("by", metavar="±N", type=_by, help="how many more (+N) or fewer (-N)")
+
+
+def _add_doctor(commands: Commands) -> None:
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "look for what is wrong with a service, and say what mends it",
+        "Units against what systemd is known to do, sockets, nginx, limits, processes, files and\n"
+        "the journal of the last day. Changes nothing. Exits with 1 when there is a problem.\n"
+        "What it could not look at, without root or without systemd, it names.",
+        ("sockd doctor shop", "problems and notes, each with the command that mends it"),
+        ("sockd doctor shop --db-connections 100", "and whether that is enough for all threads"),
+        ("sockd doctor shop --json", "all checks, for programs"),
+    )
+    doctor.add_argument(
+        "name", metavar="NAME", nargs="?", type=_not_empty, help="the only configured one if none"
+    )
+    doctor.add_argument("--all", action="store_true", help="also name what is well")
+    doctor.add_argument("--json", action="store_true", help="every check, as JSON")
+    doctor.add_argument(
+        "--db-connections",
+        metavar="N",
+        type=_count,
+        default=0,
+        help="how many connections the database allows this service",
+    )
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError("expected a whole number above 0")
+    return int(text)
