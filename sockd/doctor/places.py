@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sockd.doctor.facts import Facts, Finding, Missing, Place, have, is_gone, note, problem
 
+NOBODY = 65534  # owns the directories of dynamic users, which systemd maps where it mounts them
 SLACK = 2.0  # seconds between a reload that reads a file and the workers that it starts
 
 
@@ -43,6 +44,7 @@ def owned(facts: Facts) -> Iterator[Finding]:
     main = processes.found.get(processes.main)
     if main is None:
         return
+    owners = {main.uid, NOBODY} if unit.get("DynamicUser") else {main.uid}
     for kind, top in (("RuntimeDirectory", "/run"), ("StateDirectory", "/var/lib")):
         for name in unit.get(kind, []):
             path = f"{top}/{name}"
@@ -57,7 +59,7 @@ def owned(facts: Facts) -> Iterator[Finding]:
                     else "the application keeps its files there",
                     f"systemctl restart {unit.name}",
                 )
-            elif isinstance(place, Place) and place.uid != main.uid:
+            elif isinstance(place, Place) and place.uid not in owners:
                 yield problem(
                     f"{path} belongs to uid {place.uid}, the service is uid {main.uid}",
                     "the service cannot write there",

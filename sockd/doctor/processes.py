@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sockd.doctor.facts import Facts, Finding, Missing, Process, Processes, have, note, problem
 
-FORK_SERVER = "sockd.worker.forkserver"
+OURS = "sockd-"  # how fork servers and workers call themselves
 
 
 def left_over(facts: Facts) -> Iterator[Finding]:
@@ -36,8 +36,7 @@ def adopted(facts: Facts) -> Iterator[Finding]:
         for pid, process in sorted(processes.found.items())
         if process.parent == processes.main
         and pid not in workers
-        and FORK_SERVER not in process.command
-        and "sockd" not in process.command.partition(" ")[0]
+        and not process.name.startswith(OURS)
     ]
     if found:
         yield note(

@@ -101,6 +101,8 @@ class Rule(NamedTuple):
     """Where it is not called as the directive is."""
     restart: bool = False
     """A change needs a restart of the service, beyond daemon-reload."""
+    running: bool = False
+    """It can be seen only while the service runs."""
 
 
 def _is(text: str) -> Callable[[Any, Settings, str], bool]:
@@ -184,6 +186,7 @@ RULES = (
         "a master that hangs would stay",
         property="WatchdogUSec",
         restart=True,
+        running=True,
     ),
     Rule(
         "OOMPolicy",
@@ -211,6 +214,8 @@ def _judge(facts: Facts, rule: Rule) -> Iterator[Finding]:
     name = rule.property or rule.directive
     if name not in unit.properties:
         raise Unknown(f"this systemd does not tell {name}")
+    if rule.running and not unit.get("MainPID"):
+        raise Unknown(f"systemd tells {rule.directive}= of a service that runs")
     value, settings = unit.get(name), have(facts.config).settings
     rendered = _rendered(facts, rule.section, rule.directive)
     if not rule.right(value, settings, rendered):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.lab.machine import Machine
 from tests.lab.service import Service, wait_until
 
 APP = """
@@ -22,7 +21,7 @@ def app(environ, start_response):
     if environ["PATH_INFO"] == "/child":
         subprocess.Popen(["sleep", "1000"])
     if environ["PATH_INFO"] == "/noise":
-        for _ in range(200):
+        for _ in range(3000):
             print("noise", file=sys.stderr, flush=True)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"here"]
@@ -91,7 +90,6 @@ DIRECTIVES = {
     "KillSignal": "SIGQUIT",
     "TimeoutStopSec": "10s",
     "TimeoutStartSec": "30s",
-    "WatchdogSec": "0",
     "OOMPolicy": "stop",
     "RuntimeDirectoryPreserve": "no",
     "LogRateLimitBurst": "500",
@@ -127,10 +125,9 @@ def test_unit_settings(running: Service) -> None:
             **{
                 f"unit.{name}": f"{name}={re.escape(value)} .*wrong.conf"
                 for name, value in DIRECTIVES.items()
-                if name not in ("RestartSec", "WatchdogSec")
+                if name != "RestartSec"
             },
             "unit.RestartSec": "60s",
-            "unit.WatchdogSec": "0|infinity",
             "unit.StartLimitIntervalSec": "10s",
             "unit.ExecReload": "/bin/kill",
             "unit.RuntimeDirectory": "elsewhere",
@@ -176,7 +173,8 @@ def test_site_and_sockets(running: Service) -> None:
     # Removed under the socket unit, a site that leads elsewhere, and one of the same name.
     machine.write(site, generated.replace(f"unix:{socket}", "unix:/run/else.sock"))
     machine.write(
-        "/etc/nginx/conf.d/twin.conf", f"server {{ listen 127.0.0.1:{service.port}; }}\n"
+        "/etc/nginx/conf.d/twin.conf",
+        f"server {{ listen 127.0.0.1:{service.port}; server_name _; }}\n",
     )
     machine.sh(f"rm {socket}; rm -r /srv/{name}; systemctl disable -q {name}.socket")
     found = asked(service)
@@ -222,58 +220,153 @@ def test_processes_and_journal(running: Service) -> None:
     service, machine = running, running.machine
     name = service.name
     group = "/sys/fs/cgroup" + service.property("ControlGroup")
-    package = "/usr/lib/python3/dist-packages/sockd"
-    board = machine.sh(f"ls {package}/board.*.so")
-    noise = "[Service]\nLogRateLimitBurst=50\n"
-    # A worker that dies leaves a child, which the master adopts.
+    (board,) = machine.sh("ls /usr/lib/python3/dist-packages/sockd/board.*.so").split()
+    # A worker that dies leaves a child, which the master adopts; somebody else is left over; a
+    # package is upgraded; the configuration changed; a reload fails.
     service.get(service.direct + "child")
     parent = machine.sh("ps -o ppid= -C sleep").split()[0]
-    # Somebody left over; a package upgraded, a configuration changed; a reload that failed.
     stray = machine.spawn("sh", "-c", f"echo $$ > {group}/cgroup.procs; exec sleep 2000")
     machine.sh(
-        f"kill -KILL {parent};"
-        f"cp -a {board} /root/board.so; cp -a {board} {board}.new; mv {board}.new {board};"
-        f"echo '# more' >> /etc/sockd/{name}.toml; touch -d '+1 hour' /etc/sockd/{name}.toml"
+        f"kill -KILL {parent}; cp -a {board} {board}.new; mv {board}.new {board};"
+        f"touch -d '+1 hour' /etc/sockd/{name}.toml"
     )
     service.write("raise RuntimeError('no database')\n")
-    assert service.machine.run("sockd", "reload", name, check=False).returncode == 1
+    assert machine.run("sockd", "reload", name, check=False).returncode == 1
     service.write(APP)
     wait_until(lambda: len(ready(service)) == 2, "another worker")
     found = asked(service)
+    stray.kill()
+    stray.wait()
+    past = {"past.crashes": "died.* SIGKILL", "past.boots": "generation 2 failed.*no database"}
     expected = {
         "process.left": r"sleep \(pid \d+\)",
         "process.adopted": r"sleep \(pid \d+\)",
         "version.replaced": "have been replaced",
         "files.unread": "has changed since generation 1",
         "past.reload": "no database",
-        "past.crashes": "SIGKILL",
-        "past.boots": "no database|generation 2",
     }
-    assert_named(found, expected)
-    stray.kill()
-    stray.wait()
-    # Directories that are not the service's; the environment of another sockd; journald drops.
-    drop_in(service, "service", noise)
+    assert_named(found, past | expected)
+    # Directories that are not the service's; a venv with another sockd; journald that drops; no
+    # watchdog; too many workers.
+    drop_in(
+        service,
+        "service",
+        "[Service]\nLogRateLimitIntervalSec=1s\nLogRateLimitBurst=50\nWatchdogSec=0\n",
+    )
+    venv = f"/srv/{name}/venv"
+    machine.write(f"{venv}/lib/python3.9/site-packages/sockd-9.9.dist-info/METADATA", "")
     machine.sh(
         f"touch -d '-1 hour' /etc/sockd/{name}.toml; systemctl daemon-reload;"
-        f"systemctl restart {name}.service; pkill -x sleep || true"
+        f"systemctl restart {name}.service;"
+        f"chown 4321 /var/lib/private/{name}; chmod 500 /run/sockd/{name}/."
     )
-    service.get(service.direct + "noise")
-    machine.sh(
-        f"chown nobody /var/lib/private/{name}; chmod 500 /run/private/sockd/{name} || true;"
-        f"mkdir -p /srv/{name}/venv/lib/python3.9/site-packages/sockd-9.9.dist-info"
-    )
-    machine.write(
-        f"/etc/sockd/{name}.toml.d/x.toml", f'app.venv = "/srv/{name}/venv"\nworkers = 99\n'
-    )
-    wait_until(lambda: "Suppressed" in machine.journal("-u", "systemd-journald"), "journald", 60)
+    wait_until(lambda: suppressed(service), "journald to say what it dropped")
+    more = f'app.venv = "{venv}"\nworkers = 99\n'
+    machine.write(f"/etc/sockd/{name}.toml.d/more.toml", more)
+    machine.sh(f"touch -d '+1 hour' /etc/sockd/{name}.toml.d/more.toml")
     found = asked(service)
-    print(named(found))
+    wrong = {
+        "unit.WatchdogSec": "WatchdogSec=0 .*wrong.conf",
+        "unit.LogRateLimitBurst": "=50",
+        "files.owned": f"/run/sockd/{name} has mode 0500; /var/lib/{name} belongs to uid 4321",
+        "past.dropped": f"Suppressed .* {name}.service",
+    }
+    expected = {
+        "version.same": "app.venv has sockd 9.9",
+        "files.drift": f"{name}.service",
+        "files.unread": "has changed since generation 1",
+    }
+    assert_named(found, past | wrong | expected)
+    # A configuration that cannot be read, and a master that does not answer.
     master = service.property("MainPID")
-    machine.sh(f"rm -r /etc/sockd/{name}.toml.d; kill -STOP {master}")
-    stopped = asked(service)
-    machine.sh(f"kill -CONT {master}")
-    print(named(stopped))
+    machine.write(f"/etc/sockd/{name}.toml.d/more.toml", "workers = many\n")
+    machine.sh(f"kill -STOP {master}")
+    found = asked(service)
+    machine.sh(f"kill -CONT {master}; rm -r /etc/sockd/{name}.toml.d")
+    texts = named(found)
+    assert f"/etc/sockd/{name}.toml.d/more.toml:1" in texts["files.configuration"]
+    assert f"pid {master}) does not answer" in texts["process.answers"]
+
+
+def test_without_a_way_to_serve(running: Service) -> None:
+    """Workers that are too many, or die at once; a master that hangs; a boot that fails."""
+    service, machine = running, running.machine
+    name = service.name
+    drop_in(service, "service", "[Service]\nWatchdogSec=2s\nRestart=no\n")
+    machine.sh(
+        f"echo 'workers = 20' > /etc/sockd/more; mkdir /etc/sockd/{name}.toml.d;"
+        f"mv /etc/sockd/more /etc/sockd/{name}.toml.d/more.toml;"
+        f"systemctl daemon-reload; systemctl restart {name}.service"
+    )
+    assert re.search("^20 workers for", named(asked(service))["room.processors"])
+    # Boots that fail, one after the other, and wait.
+    service.write("1 / 0\n")
+    workers = " ".join(str(one["pid"]) for one in service.status()["workers"][:3])
+    machine.sh(f"kill -KILL {workers}; kill -STOP {service.property('MainPID')}")
+    wait_until(lambda: service.property("ActiveState") == "failed", "the watchdog", 90)
+    service.systemctl("stop", "socket")
+    found = named(asked(service))
+    assert "has failed (watchdog)" in found["unit.state"]
+    assert "Watchdog timeout" in found["past.watchdog"]
+    assert re.search(r"Restart=no .*wrong.conf", found["unit.Restart"])
+    assert "is inactive" in found["socket.active"]
+
+
+BY_HAND = """
+[Unit]
+Description=As people write it
+After=network.target
+
+[Service]
+User=www-data
+Environment=SOCKD_WORKERS=2
+ExecStart=/bin/sh -c 'exec /usr/bin/sockd serve {name} --runtime-dir /run/{name}'
+ExecReload=/bin/kill -HUP $MAINPID
+RuntimeDirectory={name}
+Restart=always
+"""
+
+
+def test_a_unit_written_by_hand_and_an_instance(service: Service) -> None:
+    machine, name = service.machine, service.name
+    service.write(APP)
+    text = 'app.target = "site_app:app"\napp.directory = "/srv/{}"\nbind = [":{}"]\n'
+    machine.write(f"/etc/sockd/{name}.toml", text.format(name, service.port + 1))
+    machine.write(f"/etc/systemd/system/{name}.service", BY_HAND.format(name=name))
+    machine.sh(f"systemctl daemon-reload; systemctl start {name}.service")
+    wait_until(lambda: service.get(service.direct, check=False) == "here", "the service")
+    found = asked(service)
+    texts = named(found)
+    for directive in ("ExecStart", "ExecReload", "Type", "OOMPolicy", "StartLimitIntervalSec"):
+        assert f"unit.{directive}" in texts, texts
+    assert "no socket unit" in texts["unit.socket"]
+    assert "systemctl edit" in found["unit.OOMPolicy"][0]["mend"]
+    assert "not compared" in texts["files.drift"]
+    machine.sh(f"systemctl stop {name}.service; rm /etc/systemd/system/{name}.service")
+    # The packaged template, as it comes: nothing of its own is wrong.
+    machine.write(f"/etc/sockd/{name}.toml", text.format(name, 1).rpartition("bind")[0])
+    machine.sh(f"systemctl daemon-reload; systemctl enable --now sockd@{name}.socket")
+    try:
+        assert set(named(asked(service))) == {"nginx.site"}
+        machine.sh(f"curl -s --unix-socket /run/sockd-{name}.sock http://x/")
+        assert set(named(asked(service))) == {"nginx.site"}
+        stranger = asked(service, user="nobody")
+        unknown = {check for check, ones in stranger.items() if ones[0]["word"] == "unknown"}
+        assert {"nginx.site", "past.memory", "version.replaced"} <= unknown
+        assert stranger["unit.OOMPolicy"][0]["word"] == "ok"
+        shown = machine.run("runuser", "-u", "nobody", "--", "sockd", "doctor", name).stdout
+        assert "only root" in shown and "not looked at" in shown
+    finally:
+        machine.sh(
+            f"systemctl disable --now sockd@{name}.socket sockd@{name}.service;"
+            f"rm -rf /var/lib/private/{name}"
+        )
+
+
+def suppressed(service: Service) -> bool:
+    """It says so with the first entry that it takes after the interval."""
+    service.get(service.direct + "noise")
+    return "Suppressed" in service.machine.journal("-u", "systemd-journald")
 
 
 def ready(service: Service) -> list[Any]:

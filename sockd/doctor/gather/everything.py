@@ -117,27 +117,26 @@ def _drift(name: str, settings: Config | Missing) -> str | Missing:
     try:
         instance = units.is_instance(name)
         files = units.render(settings, instance=instance)
+        site = f"nginx/{name}.conf"
+        if not _has_site(f"{name}.conf"):
+            files.pop(site, None)  # whether it should be there is another question
         if instance:
-            # Without a directive of its own the packaged unit is what the configuration wants.
-            files = {
-                file: text
-                for file, text in files.items()
-                if not file.endswith("/sockd.conf") or any(sections.parse(text).values())
-            }
-        files = {file: text for file, text in files.items() if not file.startswith("nginx/")} | {
-            file: text for file, text in files.items() if _has_site(file)
-        }
+            # The packaged unit is complete without them.
+            files = {file: text for file, text in files.items() if file == site or _says(text)}
         return units.compare(files)
     except SockdError as error:
         return Missing(str(error))
 
 
 def _has_site(file: str) -> bool:
-    """The site of nginx/NAME.conf is installed; whether it should be is another question."""
-    name = file.removeprefix("nginx/")
-    return file.startswith("nginx/") and any(
-        Path("/etc/nginx", directory, name).exists() for directory in ("sites-available", "conf.d")
-    )
+    places = ("sites-available", "conf.d")
+    return any(Path("/etc/nginx", place, file).exists() for place in places)
+
+
+def _says(drop_in: str) -> bool:
+    """More than where its files lie."""
+    sections_of = sections.parse(drop_in).values()
+    return any(name != "RequiresMountsFor" for section in sections_of for name in section)
 
 
 def _changed_at(settings: Config | Missing) -> float:
