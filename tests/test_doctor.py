@@ -432,6 +432,12 @@ CASES: list[tuple[str, str, str, Facts]] = [
     ),
     ("past.memory", "problem", "killed for memory: 1", said(oom_message())),
     ("past.crashes", "problem", "died: 2", said(*2 * ["worker 1.1: died, killed by SIGSEGV"])),
+    (
+        "past.deadlines",
+        "problem",
+        "timeouts.request: 1",
+        said("GET /slow (from 10.0.0.9): 504 (timeouts.request): it is stuck in C"),
+    ),
     ("past.boots", "problem", "boot: 1", said("generation 2 failed to boot: no module")),
     ("past.watchdog", "problem", "hung: 1", said("shop.service: Watchdog timeout (limit 30s)!")),
     ("past.dropped", "problem", "entries: 1", said("Suppressed 5 messages from shop.service")),
@@ -475,6 +481,13 @@ def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[1] / "docs" / "doctor.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows == [f"| `{check.name}` | {check.what} |" for check in checks.CHECKS]
+
+
+def test_workers_that_still_drain_are_not_left_over() -> None:
+    facts = process(50, name="sockd-1.1")
+    assert words(facts, "process.left")[0][0] == "problem"
+    status = {**STATUS, "left_over": [{"pid": 50, "id": "1.1"}]}
+    assert words(replace(facts, status=status), "process.left")[0][0] == "ok"
 
 
 def test_memory_is_not_counted_as_a_crash() -> None:

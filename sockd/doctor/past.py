@@ -42,6 +42,13 @@ TROUBLES = (
         "journalctl -u {unit} -g 'died' shows how, with the last words of each",
     ),
     Trouble(
+        "deadlines",
+        re.compile(r"\(timeouts\.request\)"),
+        "requests ran longer than timeouts.request: {count}",
+        "their clients got 504, and a worker that was stuck was replaced",
+        "journalctl -u {unit} -g timeouts.request shows where they were, with the stacks",
+    ),
+    Trouble(
         "boots",
         re.compile(
             r"(?m)^the application failed to boot before|did not boot within|"

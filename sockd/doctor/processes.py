@@ -12,10 +12,13 @@ OURS = "sockd-"  # how fork servers and workers call themselves
 def left_over(facts: Facts) -> Iterator[Finding]:
     """Processes of the control group that are none of the master's."""
     processes = have(facts.processes)
+    draining = set()
+    if not isinstance(facts.status, Missing):
+        draining = {worker["pid"] for worker in facts.status.get("left_over", ())}
     strays = [
         process
         for pid, process in sorted(processes.found.items())
-        if not _descends(pid, processes) and not _finishes(facts, process)
+        if pid not in draining and not _descends(pid, processes) and not _finishes(facts, process)
     ]
     if strays:
         pids = " ".join(str(process.pid) for process in strays)
