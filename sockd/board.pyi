@@ -3,6 +3,7 @@ from typing import Any
 STATES: tuple[str, ...]
 FIELDS: tuple[str, ...]
 SLOT_BYTES: int
+LAYOUT: int
 
 class Board:
     fd: int

@@ -22,6 +22,9 @@ cdef extern from *:
 # A page for each slot: histograms fit in later without moving what is there.
 SLOT_BYTES = SLOT_SIZE
 
+# Raised with every change of `struct Slot`: a master that goes on in this process may be another's.
+LAYOUT = 1
+
 STATES = ("free", "booting", "ready", "draining")
 """Values of a slot's `state`, by number."""
 

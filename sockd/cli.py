@@ -88,6 +88,11 @@ def _coloured(stream: object) -> bool:
 def _serve(options: argparse.Namespace) -> int:
     from sockd.master.loop import serve
 
+    if options.prove is not None:
+        from sockd.master.upgrade import prove
+
+        print(prove(options.prove, _loader(options)))
+        return OK
     if options.runtime_dir is not None:
         os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
     return serve(_loader(options), watch=options.reload)
@@ -222,6 +227,16 @@ def _reload(options: argparse.Namespace) -> int:
     )
     _say(f"reloaded: generation {generation} serves")
     for note in notes:
+        _say(note)
+    return OK
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    outcome = client.upgrade(client.locate(options.name))
+    was, now = outcome.before, outcome.after
+    how = f"from sockd {was} to {now}" if was != now else f"in place, sockd {now} again"
+    _say(f"upgraded {how}: generation {outcome.generation} serves")
+    for note in outcome.notes:
         _say(note)
     return OK
 
@@ -388,6 +403,7 @@ def _add_serve(commands: Commands) -> None:
     serve.add_argument(
         "--runtime-dir", metavar="DIR", type=_path, help="where control.sock is made"
     )
+    serve.add_argument("--prove", type=int, help=argparse.SUPPRESS)
 
 
 def _add_check(commands: Commands) -> None:
@@ -526,6 +542,15 @@ def _add_running(commands: Commands) -> None:
         "\nIf it cannot be loaded, the old code serves on, and the exit code is 1.",
         ("sockd reload shop", "after a deployment; `systemctl reload shop` does the same"),
     )
+    upgrade = _command(
+        commands,
+        "upgrade",
+        _upgrade,
+        "have the installed version of sockd take over a service, and wait for the outcome",
+        "\nThe master's process goes on under its number, and the application is loaded anew.\n"
+        "If that version cannot go on, the running one serves on, and the exit code is 1.",
+        ("sockd upgrade shop", "after `pip install --upgrade sockd`; the Debian package does it"),
+    )
     stop = _command(
         commands,
         "stop",
@@ -553,7 +578,7 @@ def _add_running(commands: Commands) -> None:
         ("sockd workers shop +2", "two more"),
         ("sockd workers -1", "one fewer, of the only running service"),
     )
-    for command in (reload, stop, show, workers):
+    for command in (reload, upgrade, stop, show, workers):
         command.add_argument(
             "name", metavar="NAME", nargs="?", type=_not_empty, help="the only running one if none"
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-_COLOURS = {"serving": "32", "ready": "32", "reloading": "33", "booting": "33", "draining": "33"}
+_COLOURS = dict.fromkeys(("serving", "ready"), "32") | dict.fromkeys(
+    ("reloading", "upgrading", "booting", "draining"), "33"
+)
 _STATE = 2  # the column that is coloured
 _HEAD = ("WORKER", "PID", "STATE", "AGE", "REQUESTS", "4XX", "5XX", "CONNS", "NOW")
 _RIGHT = frozenset({"PID", "AGE", "REQUESTS", "4XX", "5XX", "CONNS"})

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import sockd
 from sockd.board import Board
 from sockd.master import report
 from sockd.master.control import Client, Refused
-from sockd.master.events import Event, Reload, Reply, Resize, Stop
+from sockd.master.events import Event, Reload, Reply, Resize, Stop, Upgrade
 from sockd.master.fleet import Fleet
 from sockd.master.service import Service
 
@@ -25,6 +26,7 @@ class Desk:
         self.service = service
         self.happened = happened
         self.started = time.monotonic()
+        self.upgraded_from = ""  # the version of the master before, in this process
 
     def asked(self, client: Client, method: str, path: str, body: Any) -> None:
         """Answer at once, or have it decided. Refused."""
@@ -33,6 +35,9 @@ class Desk:
                 client.reply(HTTPStatus.OK, self._status())
             case "POST", "/reload":
                 self.happened(Reload(client))
+            case "POST", "/upgrade":
+                client.upgrading = True
+                self.happened(Upgrade(client))
             case "POST", "/stop":
                 quick = isinstance(body, dict) and body.get("quick") is True
                 self.happened(Stop(quick))
@@ -42,7 +47,7 @@ class Desk:
                 if not isinstance(by, int) or isinstance(by, bool) or not by:
                     raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
                 self.happened(Resize(by, client))
-            case _, "/status" | "/reload" | "/stop" | "/workers":
+            case _, "/status" | "/reload" | "/upgrade" | "/stop" | "/workers":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
@@ -64,6 +69,8 @@ class Desk:
         client = decision.token
         assert isinstance(client, Client)
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
+        if client.upgrading:
+            content |= {"sockd": sockd.__version__, "from": self.upgraded_from}
         if decision.ok:
             content["notes"] = self.service.waiting()
             content["workers"] = self.fleet.live.wanted if self.fleet.live else 0
