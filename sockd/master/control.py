@@ -151,6 +151,7 @@ class Client:
         self.to_send = b""
         self.asked = False
         self.upgrading = False  # it waits for the answer of the master to come
+        self.asked_of = ""  # the version of the master before, if it asked that one
         self.deadline: float | None = time.monotonic() + PATIENCE
         self._watch(selectors.EVENT_READ)
 

@@ -26,7 +26,6 @@ class Desk:
         self.service = service
         self.happened = happened
         self.started = time.monotonic()
-        self.upgraded_from = ""  # the version of the master before, in this process
 
     def asked(self, client: Client, method: str, path: str, body: Any) -> None:
         """Answer at once, or have it decided. Refused."""
@@ -70,7 +69,7 @@ class Desk:
         assert isinstance(client, Client)
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
         if client.upgrading:
-            content |= {"sockd": sockd.__version__, "from": self.upgraded_from}
+            content |= {"sockd": sockd.__version__, "from": client.asked_of}
         if decision.ok:
             content["notes"] = self.service.waiting()
             content["workers"] = self.fleet.live.wanted if self.fleet.live else 0

@@ -206,6 +206,8 @@ def decode(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {arguments[0](name): decode(arguments[1], item) for name, item in value.items()}
     if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{value!r} is no {kind.__name__}")
         hints = typing.get_type_hints(kind)
         known = {name: decode(hints[name], value[name]) for name in hints if name in value}
         return kind(**known)

@@ -36,9 +36,9 @@ class RenewalRules(UpkeepRules):
             self._do(Replace())
             return
         live = self.live.number if self.live else None
+        self._say(ERR, f"no upgrade: {event.message}", None, event.detail)
         for token in self._end_upgrade():
             self._do(Reply(token, False, live, event.message, event.detail))
-        self._say(ERR, f"no upgrade: {event.message}", None, event.detail)
 
     def _abandon_upgrade(self) -> list[object]:
         """The service ends instead; who waited for it."""

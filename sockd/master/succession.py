@@ -40,6 +40,8 @@ class Succession:
     sessions: dict[int, int]
     orphans: Orphans
     lifelines: dict[WorkerId, Lifeline]
+    program: list[str]
+    """That is executed in this process."""
     handled: set[int]
     """Signals for which there are handlers."""
     kept: dict[str, list[int]]
@@ -48,7 +50,7 @@ class Succession:
     replacing = False
 
     def _prove(self, decision: Prove) -> None:
-        command = upgrade.program()
+        command = self.program
         text = f"upgrade: trying {command[0]} (this is sockd {sockd.__version__})"
         journal.log(journal.NOTICE, text)
         try:
@@ -80,7 +82,7 @@ class Succession:
         self.notifier.alive()
         with upgrade.signals_blocked(self.handled):
             numbers = self._caught()
-            why = upgrade.execute(upgrade.program(), self._state(numbers))
+            why = upgrade.execute(self.program, self._state(numbers))
         self.service.watch_files()
         self._signals(numbers)
         self.events.append(Proved(why))
@@ -118,7 +120,7 @@ class Succession:
         """Take up what an earlier master has left; handlers are not there yet."""
         came_from = f"upgraded from sockd {state.sockd} to {sockd.__version__} in place"
         journal.log(journal.NOTICE, came_from)
-        self.desk.started, self.desk.upgraded_from = state.started, state.sockd
+        self.desk.started = state.started
         self.sessions.update(state.orphans.sessions)
         self.orphans.inherit(state.orphans)
         self.kept = state.kept
@@ -135,7 +137,9 @@ class Succession:
         if state.control:
             path = Path(state.control.path)
             self.control = Control(path, self.selector, self.desk.asked, state.control)
-            clients = {client.socket.fileno(): client for client in self.control.clients}
+            for client in self.control.clients:
+                client.asked_of = state.sockd
+                clients[client.socket.fileno()] = client
         inheritance.give(state.fleet, self.fleet, clients.get)
 
     def _listen_to_server(self, server: ForkServer) -> None:

@@ -31,7 +31,7 @@ PROVED = f"{sockd.__name__} can go on"
 
 
 def program() -> list[str]:
-    """The command that started this process."""
+    """The command that started this process, to be asked for when it begins."""
     script = Path(sys.argv[0])
     if script.is_file() and os.access(script, os.X_OK):
         return [str(script.absolute()), *sys.argv[1:]]
