@@ -270,6 +270,9 @@ class Master(Succession):
 
     def close(self) -> None:
         """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
+        # The interpreter's end restores default actions: a late signal must not look like a death.
+        for number in self.on_signal:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         if self.control:
             self.control.close()

@@ -133,6 +133,8 @@ class Proof:
 
     def _hear(self) -> bool:
         """Whether there was something."""
+        if self._read < 0:  # closed in the turn that also saw it end
+            return False
         try:
             data = os.read(self._read, 65536)
         except BlockingIOError:
@@ -178,6 +180,7 @@ class Proof:
         if self._read in self._selector.get_map():
             self._selector.unregister(self._read)
         os.close(self._read)
+        self._read = -1
 
 
 def prove(fd: int, load: Callable[[], object]) -> str:
