@@ -7,6 +7,7 @@ same path, whatever is there and whatever it names after `#!` by then.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import selectors
 import signal
@@ -188,4 +189,5 @@ def prove(fd: int, load: Callable[[], object]) -> str:
     configuration. SockdError when it cannot."""
     read(fd)
     load()
+    importlib.import_module("sockd.worker.forkserver")  # which a master has no use for
     return PROVED
