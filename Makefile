@@ -19,7 +19,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants autobahn bench nightly lab lab-stop deb reproduce clean \
+.PHONY: run build test check asan mutants autobahn storm bench nightly lab lab-stop deb reproduce clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -48,7 +48,10 @@ mutants: build
 autobahn: build
 	@dev/autobahn $(foreach case,$(CASES),'$(case)')
 
-nightly: test asan mutants autobahn reproduce bench
+storm: build
+	FUZZ_FACTOR=5 .venv/bin/python -B -m pytest -p no:cacheprovider tests/process/test_storm.py
+
+nightly: test asan mutants autobahn storm reproduce bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)

@@ -41,13 +41,12 @@ def program() -> list[str]:
 
 def inherited() -> State | None:
     """What an earlier master has left to this process. Unreadable."""
-    fd = os.environ.pop(VARIABLE, "")
-    if not fd:
+    text = os.environ.pop(VARIABLE, "")
+    if not text:
         return None
-    try:
-        state = read(int(fd))
-    finally:
-        os.close(int(fd))
+    fd = int(text)
+    state = read(fd)
+    os.close(fd)
     os.environ.update(state.environ)
     for one in state.descriptors():
         os.set_inheritable(one, False)

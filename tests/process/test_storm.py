@@ -1,12 +1,11 @@
 """Signals and upgrades in any order, as fast as they come; afterwards everything is as it was.
 
-`make nightly` runs the same at length: STORM_FACTOR.
+`make storm` runs the same at length, by FUZZ_FACTOR.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import socket
@@ -18,15 +17,14 @@ from typing import Self
 import pytest
 
 from sockd.errors import OK
-from tests.seed import SEED
+from tests.seed import FACTOR, SEED
 
 from .conftest import Load, Service, alive, children, descriptors, eventually
 from .test_torture import loaded
 
-FACTOR = int(os.environ.get("STORM_FACTOR", "1"))
-UPGRADES = 10 * FACTOR  # under signals every millisecond
-STOPS = 5 * FACTOR
-KILLS = 4 * FACTOR
+UPGRADES = max(1, round(10 * FACTOR))  # under signals each millisecond
+STOPS = max(1, round(5 * FACTOR))
+KILLS = max(1, round(4 * FACTOR))
 MILLISECOND = 0.001
 
 
