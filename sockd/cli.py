@@ -549,7 +549,7 @@ def _add_running(commands: Commands) -> None:
         "have the installed version of sockd take over a service, and wait for the outcome",
         "\nThe master's process goes on under its number, and the application is loaded anew.\n"
         "If that version cannot go on, the running one serves on, and the exit code is 1.",
-        ("sockd upgrade shop", "after pip installed another; the Debian package does this by itself"),
+        ("sockd upgrade shop", "after pip installed another; the Debian package does it"),
     )
     stop = _command(
         commands,
