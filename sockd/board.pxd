@@ -24,6 +24,7 @@ cdef struct Slot:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t request_started_usec
+    uint64_t deadline_usec
     uint64_t request_version
     uint64_t request_size
     char request[REQUEST_TEXT]

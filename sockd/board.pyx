@@ -29,9 +29,11 @@ FIELDS = (
     "state", "generation", "worker", "pid", "started_usec", "beat_usec",
     "requests", "responses_4xx", "responses_5xx", "exceptions", "refused",
     "connections", "active", "bytes_in", "bytes_out", "request_started_usec",
+    "deadline_usec",
 )
 """The numbers of a slot in the order of `struct Slot`. Times are CLOCK_MONOTONIC in microseconds;
-`request_started_usec` is 0 when no request is in hand."""
+`request_started_usec` is 0 when no request is in hand, `deadline_usec`, of the one that is due
+first, where none has a deadline or it was enforced; it is told some milliseconds late."""
 
 
 cdef class Board:

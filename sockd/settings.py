@@ -337,6 +337,12 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+    request: float = option(
+        DURATION,
+        "60s",
+        "the application's time for a request, or the next piece of its response; then 504 (or the "
+        "end of the connection) and another worker; 0: no limit",
+    )
     idle_exit: float = option(
         DURATION,
         0,
@@ -385,6 +391,9 @@ class Limits:
 class Log:
     level: str = option(
         _one_of("debug", "info", "notice", "warning", "err"), "info", "least priority logged"
+    )
+    slow: float = option(
+        DURATION, 0, "the stack of a request that takes longer is logged while it runs; 0: never"
     )
 
 

@@ -1,12 +1,18 @@
 import socket
 from collections.abc import Callable, Iterable
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any, Protocol
 
 from sockd.board import Board
 from sockd.settings import Settings
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 Report = Callable[[str, ExcInfo | None, dict[str, str]], None]
+
+class Overruns(Protocol):
+    def slow(self, request: dict[str, Any], frame: FrameType | None) -> None: ...
+    def stopped(self, thread: int, frame: FrameType | None) -> None: ...
+    def over(self, request: dict[str, Any], able: bool) -> None: ...
 
 class Handler:
     report: Report | None
@@ -23,6 +29,9 @@ class Loop:
         board: Board,
         slot: int,
     ) -> None: ...
+    overruns: Overruns | None
+    def arm(self, interrupt: int, dump: int, stacks: int) -> None: ...
+    def interrupted(self, number: int, frame: FrameType | None) -> None: ...
     def watch(self, fd: int, callback: Callable[[], None]) -> None: ...
     def unwatch(self, fd: int) -> None: ...
     def hold(self, lifeline: int) -> None: ...

@@ -16,6 +16,7 @@ cdef enum FieldId:
     PROXY
     TRANSFER_ENCODING
     UPGRADE
+    REQUEST_ID
     # What a proxy says of a request's origin; only trusted peers may.
     FORWARDED
     FORWARDED_FOR

@@ -420,7 +420,9 @@ cdef inline uint32_t _field_id(const char* name, uint32_t size) noexcept nogil:
     if size == 10:
         return CONNECTION if is_word(name, 10, b"connection") else OTHER
     if size == 12:
-        return CONTENT_TYPE if is_word(name, 12, b"content-type") else OTHER
+        if is_word(name, 12, b"content-type"):
+            return CONTENT_TYPE
+        return REQUEST_ID if is_word(name, 12, b"x-request-id") else OTHER
     if size == 14:
         return CONTENT_LENGTH if is_word(name, 14, b"content-length") else OTHER
     if size == 15 and is_word(name, 15, b"x-request-start"):

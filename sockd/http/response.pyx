@@ -215,7 +215,7 @@ cdef class Response:
             buffer_free(&self.buffer)
         self.connection = NULL
         self.thread = -1
-        self.in_pool = self.closed = False
+        self.in_pool = self.closed = self.light = False
         self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only

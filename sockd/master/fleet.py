@@ -35,6 +35,7 @@ from sockd.master.events import (
     Start,
     Stop,
     Tick,
+    TimedOut,
     Unshareable,
     Words,
 )
@@ -64,6 +65,7 @@ class Fleet(UpkeepRules):
             SpawnFailed: self._spawn_failed,
             Ready: self._ready,
             Draining: self._draining,
+            TimedOut: self._timed_out,
             Words: self._words,
             LifelineClosed: self._lifeline_closed,
             Exited: self._exited,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class Roster:
         self.reloads_failed = 0
         self.last_error: str | None = None
         self.respawns = 0
+        self.causes: Counter[str] = Counter()  # of workers that were replaced, and how many
         self._resizing: list[tuple[object, int]] = []  # who waits for that, failures until then
         self._last_death = Words(WorkerId(0, 0), "")
         self._heaviest = 0  # bytes of the largest worker, when they were looked at last

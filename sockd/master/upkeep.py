@@ -8,6 +8,7 @@ from __future__ import annotations
 from sockd.journal import NOTICE
 from sockd.master.boots import GenerationRules
 from sockd.master.events import Figures, Measure, Measured
+from sockd.master.overruns import CAUSE
 from sockd.master.states import Generation, S, W, Worker
 
 COUNTING = 1.0  # seconds between two looks at what the workers have done
@@ -112,6 +113,7 @@ class UpkeepRules(GenerationRules):
             return
         oldest = min(worn, key=lambda worker: worker.ready_at or 0.0)
         generation.recycled = oldest.id
+        self.causes[CAUSE if oldest.overran else "recycled"] += 1
         self._say(NOTICE, f"worker {oldest.id}: to be replaced after {oldest.worn}", oldest)
 
 
