@@ -340,8 +340,8 @@ class Timeouts:
     request: float = option(
         DURATION,
         "60s",
-        "the application's time for a request, or the next piece of its response; then 504 (or the "
-        "end of the connection) and another worker; 0: no limit",
+        "the application's time for a request, or the next piece of its response; then it is "
+        "answered with 504, or cut, and the worker replaced; 0: no limit",
     )
     idle_exit: float = option(
         DURATION,

@@ -204,6 +204,8 @@ class Master:
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
+        if self.notifier.watchdog:
+            well = well and not report.overdue(self.fleet, self.board, now)
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         if self.control:

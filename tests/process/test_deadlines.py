@@ -1,4 +1,4 @@
-"""A request that takes longer than `timeouts.request`, stuck in each of the ways that there are."""
+"""A request that takes longer than `timeouts.request`, in each of the ways to be stuck."""
 
 from __future__ import annotations
 
@@ -315,3 +315,45 @@ def test_what_others_have_in_hand_in_that_worker_is_answered(service: Service) -
     eventually(capacity(service, before))
     assert len(entries(service)) == 1
     assert "connections cut" not in service.log()
+
+
+def test_one_that_ends_at_its_deadline_is_either_answered_or_interrupted(
+    service: Service, threads: int
+) -> None:
+    """Nothing is raised in sockd's own code, nor in a request that comes after."""
+    service.longest_hold = 0.0
+    start(service, threads, **{"timeouts.request": 0.03})
+    service.write(RACE)
+    service.send(1)  # HUP
+    eventually(lambda: service.get("/")[1] == "race")
+    answers: list[tuple[int, str]] = []
+    clients = [threading.Thread(target=race, args=(service, answers, n)) for n in range(4)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(2 * PATIENCE)
+    assert len(answers) == 4 * 60
+    assert {code for code, _ in answers} <= {200, 504}
+    assert {body for code, body in answers if code == 200} <= {"race"}
+    log = service.log()
+    for word in ("internal error", "the application failed", "Traceback", "ignored"):
+        assert word not in log
+    eventually(lambda: len(service.status()["workers"]) == 2)
+
+
+RACE = """
+import time
+
+def app(environ, start_response):
+    if environ["QUERY_STRING"]:
+        until = time.monotonic() + float(environ["QUERY_STRING"])
+        while time.monotonic() < until:
+            time.sleep(0.0005)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"race"]
+"""
+
+
+def race(service: Service, answers: list[tuple[int, str]], client: int) -> None:
+    for n in range(60):
+        answers.append(service.get(f"/?{0.026 + (n * 7 + client) % 16 / 2000}"))
