@@ -24,6 +24,7 @@ cdef struct Hand:
     uint64_t since_usec  # 0: nothing
     uint64_t deadline_usec  # 0: none
     uint64_t slow_usec  # when its stack is to be taken; 0: not, or it was
+    uint64_t late_usec  # when the helper found it past its deadline; 0: it did not
     int stage
     int had
     Connection* connection  # NULL: it was closed, or the response is done with it
@@ -57,6 +58,7 @@ cdef inline void take_up(Watch* watch, int index, Connection* c, const Words* wo
     hand.since_usec = now
     hand.deadline_usec = now + watch.span_usec if watch.span_usec else 0
     hand.slow_usec = now + watch.slow_usec if watch.slow_usec else 0
+    hand.late_usec = 0
     hand.stage = RUNNING
     hand.had = had
     hand.connection = c

@@ -187,7 +187,11 @@ cdef void enforce(Watch* watch, int lifeline, uint64_t now) noexcept nogil:
         if hand.since_usec == 0:
             continue
         deadline = load(&hand.deadline_usec)
-        if hand.stage != TAKEN and deadline and deadline + GRACE_USEC <= now:
+        if deadline == 0 or deadline > now:
+            hand.late_usec = 0  # it may have been moved
+        elif hand.late_usec == 0:
+            hand.late_usec = now  # not its deadline: all of us may have been stopped since then
+        elif hand.stage != TAKEN and hand.late_usec + GRACE_USEC <= now:
             _take_over(watch, hand, now)
         if hand.stage == TAKEN:
             untold |= not hand.told and not _tell(watch, hand, lifeline, now)
@@ -196,7 +200,7 @@ cdef void enforce(Watch* watch, int lifeline, uint64_t now) noexcept nogil:
                 hand.slow_usec = 0
                 watch.look = True
                 pthread_kill(watch.loop_thread, watch.interrupt)
-            if deadline and deadline <= now and hand.stage == RUNNING:
+            if hand.late_usec and hand.stage == RUNNING:
                 hand.stage = INTERRUPTED
                 pthread_kill(watch.loop_thread, watch.interrupt)
     if watch.end_usec and not untold and now >= max(watch.end_usec, others_until(watch)):

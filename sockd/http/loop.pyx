@@ -890,7 +890,9 @@ cdef class Loop:
                 pause()
         if hand.stage == RAISED and self.overruns is not None:
             request = describe(hand, monotonic_usec())
-            if hand.had != WHOLE and not (response.complete and (response.cut or response.code == 504)):
+            if response.cut:
+                request["answer"] = "cut"
+            elif hand.had != WHOLE and not (response.complete and response.code == 504):
                 request["answer"] = "its own"
             self.overruns.over({"how": "raised", **request}, True)
         return 0
@@ -939,8 +941,13 @@ cdef class Loop:
     cdef int _leave(self) except -1:
         """The interpreter was away for so long that the helper has given this worker up. What is
         in hand and not late may finish."""
-        cdef uint64_t until = others_until(&self.helper.watch)
-        self.helper.watch.end_usec = 0
+        cdef Watch* watch = &self.helper.watch
+        cdef uint64_t until = others_until(watch)
+        cdef int i
+        watch.end_usec = 0
+        for i in range(watch.count):
+            if watch.hands[i].stage == TAKEN and watch.hands[i].connection != NULL:
+                self._close(watch.hands[i].connection)
         self.drain(until / 1e6 - self.all.now / 1e6 if until > self.all.now else 0.0,
                    close_idle=False)
         return 0
