@@ -47,6 +47,7 @@ cdef struct Watch:
     int interrupt  # signals; 0: none
     int dump
     int stacks  # where `dump` has them written
+    int wake  # an eventfd that has the loop look at `due_usec` again; -1: none
     pthread_t loop_thread
 
 
@@ -69,6 +70,7 @@ cdef inline void take_up(Watch* watch, int index, Connection* c, const Words* wo
 cdef inline void put_down(Watch* watch, int index) noexcept nogil:
     watch.hands[index].since_usec = 0
     watch.hands[index].connection = NULL
+    watch.hands[index].stage = RUNNING
 
 
 cdef inline void let_go(Watch* watch, int index, Connection* c) noexcept nogil:
@@ -82,6 +84,8 @@ cdef int watch_new(Watch* watch, Connections* all, int threads, double limit, do
 cdef void watch_free(Watch* watch) noexcept nogil
 cdef void watch_thread(Watch* watch, int index) noexcept
 cdef void watch_pool(Watch* watch) noexcept nogil
+cdef uint64_t wait_begins() noexcept nogil
+cdef void wait_ends(uint64_t deadline, uint64_t waited) noexcept nogil
 cdef uint64_t plan_ahead(Watch* watch) noexcept nogil
 cdef uint64_t others_until(Watch* watch) noexcept nogil
 cdef void enforce(Watch* watch, int lifeline, uint64_t now) noexcept nogil

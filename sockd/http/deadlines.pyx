@@ -40,6 +40,7 @@ cdef extern from "signal.h" nogil:
 
 cdef extern from "unistd.h" nogil:
     int getpid()
+    ssize_t write(int fd, const void* data, size_t size)
 
 cdef extern from "time.h" nogil:
     ctypedef long time_t
@@ -62,8 +63,10 @@ cdef extern from *:
     #include <sys/socket.h>
 
     static __thread void *deadlines_hand;
+    static __thread void *deadlines_watch;
 
     #define sockd_load(where) __atomic_load_n(where, __ATOMIC_SEQ_CST)
+    #define sockd_swap(where, value) __atomic_exchange_n(where, value, __ATOMIC_SEQ_CST)
     #define sockd_add(where, value) __atomic_fetch_add(where, value, __ATOMIC_SEQ_CST)
 
     /* One message with a descriptor (SCM_RIGHTS, unix(7)); it never waits. */
@@ -92,6 +95,8 @@ cdef extern from *:
     }
     """
     void* deadlines_hand
+    void* deadlines_watch
+    uint64_t swap "sockd_swap"(uint64_t* where, uint64_t value) noexcept nogil
     uint64_t load "sockd_load"(const uint64_t* where) noexcept nogil
     uint64_t add "sockd_add"(uint64_t* where, uint64_t value) noexcept nogil
     ssize_t deadlines_send(int sock, const char* data, size_t size, int fd) noexcept nogil
@@ -122,7 +127,7 @@ cdef int watch_new(
     watch.inline = threads == 1
     watch.span_usec = <uint64_t>(limit * 1000000)
     watch.slow_usec = <uint64_t>(slow * 1000000)
-    watch.stacks = -1
+    watch.stacks = watch.wake = -1
     return -1 if watch.hands == NULL else 0
 
 
@@ -133,8 +138,9 @@ cdef void watch_free(Watch* watch) noexcept nogil:
 
 cdef void watch_thread(Watch* watch, int index) noexcept:
     """The calling thread has that hand."""
-    global deadlines_hand
+    global deadlines_hand, deadlines_watch
     deadlines_hand = &watch.hands[index]
+    deadlines_watch = watch
     watch.hands[index].thread = PyThread_get_thread_ident()
     if watch.inline:
         watch.loop_thread = pthread_self()
@@ -150,6 +156,30 @@ cdef void watch_pool(Watch* watch) noexcept nogil:
         watch.due_usec = watch.all.now + first
         if watch.span_usec:
             watch.all.slot.deadline_usec = watch.all.now + watch.span_usec
+
+
+cdef uint64_t wait_begins() noexcept nogil:
+    """The calling thread waits for its client: there is no deadline meanwhile. Returns what
+    `wait_ends` wants to have back."""
+    cdef Hand* hand = <Hand*>deadlines_hand
+    return swap(&hand.deadline_usec, 0) if hand != NULL else 0
+
+
+cdef void wait_ends(uint64_t deadline, uint64_t waited) noexcept nogil:
+    """After so many microseconds."""
+    cdef Hand* hand = <Hand*>deadlines_hand
+    cdef Watch* watch = <Watch*>deadlines_watch
+    cdef uint64_t one = 1
+    if hand == NULL:
+        return
+    if hand.slow_usec:
+        hand.slow_usec += waited
+    if deadline:
+        deadline += waited
+        swap(&hand.deadline_usec, deadline)
+        if watch.wake >= 0 and (watch.due_usec == 0 or deadline < watch.due_usec):
+            watch.due_usec = deadline
+            write(watch.wake, &one, sizeof(one))
 
 
 cdef uint64_t plan_ahead(Watch* watch) noexcept nogil:

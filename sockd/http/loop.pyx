@@ -235,6 +235,7 @@ cdef class Loop:
         if settings.threads > 1:
             self.pool = Pool(settings.threads)
             self.pool.watch = &self.helper.watch
+            self.helper.watch.wake = self.pool.fd
             self.watch(self.pool.fd, self._collect_done)
 
     cdef _instruct_helper(self, settings, Board board):
@@ -274,6 +275,9 @@ cdef class Loop:
         self.access = access
 
     def unwatch(self, int fd):
+        """Before `fd` is closed."""
+        if fd == self.helper.lifeline:
+            self.helper.lifeline = -1  # the number may come to mean another file
         if self.watchers.pop(fd, None) is not None:
             epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, fd, NULL)
 
@@ -899,13 +903,27 @@ cdef class Loop:
             step_away(self.helper, self.all.now)
             while True:
                 pause()
-        if hand.stage == RAISED and self.overruns is not None:
-            request = describe(hand, monotonic_usec())
+        if hand.stage == RAISED:
+            answer = None
             if response.cut:
-                request["answer"] = "cut"
+                answer = "cut"
             elif hand.had != WHOLE and not (response.complete and response.code == 504):
-                request["answer"] = "its own"
-            self.overruns.over({"how": "raised", **request}, True)
+                answer = "its own"
+            self._tell_overrun(hand, "raised", answer, True)
+        return 0
+
+    cdef int _tell_overrun(self, Hand* hand, str how, str answer, bint able) except -1:
+        if self.overruns is None:
+            return 0
+        try:
+            request = {"how": how, **describe(hand, monotonic_usec())}
+            if answer is not None:
+                request["answer"] = answer
+            if how == "thread":
+                self.overruns.stopped(hand.thread, None)
+            self.overruns.over(request, able)
+        except Exception:
+            self._report_fault()  # for want of memory, say
         return 0
 
     cdef int _look_at_hands(self) except -1:
@@ -920,7 +938,10 @@ cdef class Loop:
             if hand.slow_usec and hand.slow_usec <= self.all.now:
                 hand.slow_usec = 0
                 if self.overruns is not None:
-                    self.overruns.slow(describe(hand, self.all.now), None)
+                    try:
+                        self.overruns.slow(describe(hand, self.all.now), None)
+                    except Exception:
+                        self._report_fault()
             if hand.stage != TAKEN and 0 < hand.deadline_usec <= self.all.now:
                 hand.stage = TAKEN
                 hand.told = True
@@ -934,20 +955,16 @@ cdef class Loop:
         cdef Connection* c = hand.connection
         cdef bint able = False
         cdef int i
-        if self.overruns is not None:
-            for i in range(self.helper.watch.count):
-                able |= self.helper.watch.hands[i].stage != TAKEN
-            self.overruns.stopped(hand.thread, None)
-            self.overruns.over({"how": "thread", **describe(hand, self.all.now)}, able)
         hand.connection = NULL
-        if c == NULL:
-            return 0
-        if hand.had == NOTHING and answer_late(c, hand.words):
+        if c != NULL and hand.had == NOTHING and answer_late(c, hand.words):
             note_response(self.slot, 504)
-            return self._linger(c)
-        cut_off(c)
-        self._close(c)
-        return 0
+            self._linger(c)
+        elif c != NULL:
+            cut_off(c)
+            self._close(c)
+        for i in range(self.helper.watch.count):
+            able |= self.helper.watch.hands[i].stage != TAKEN
+        return self._tell_overrun(hand, "thread", None, able)
 
     cdef int _leave(self) except -1:
         """The interpreter was away for so long that the helper has given this worker up. What is
