@@ -38,7 +38,13 @@ def state() -> State:
         [generation], 3, 4, last_error="no", strays=[Exited(5, 9)], resizing=[(8, 1)]
     )
     service = ServiceState(
-        "shop", None, {"workers": 2}, {}, [Listening(3, "web", "/x", (1, 2))], True
+        "shop",
+        None,
+        {"workers": 2},
+        {},
+        [Listening(3, "web", "/x", (1, 2))],
+        True,
+        {"channel": [16, 17]},
     )
     return State(
         fleet,
@@ -50,7 +56,6 @@ def state() -> State:
         OrphansState({4700: 3}, [1], {4600: 2.5}),
         ControlSocket(14, "/run/c", (1, 2), clients=[Asked(15, "é", asked=True)]),
         [1, 15],
-        {"channel": [16, 17]},
         {"NOTIFY_SOCKET": "/run/n"},
         2.0,
         "0.1.0",

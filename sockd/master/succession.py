@@ -44,8 +44,6 @@ class Succession:
     """That is executed in this process."""
     handled: set[int]
     """Signals for which there are handlers."""
-    kept: dict[str, list[int]]
-    """Names of systemd's fd store, and the descriptors that this process holds of them."""
     proof: upgrade.Proof | None = None
     replacing = False
 
@@ -110,7 +108,6 @@ class Succession:
             orphans=self.orphans.state(),
             control=self.control.state() if self.control else None,
             signals=signals,
-            kept=self.kept,
             environ=self.notifier.environ,
             started=self.desk.started,
             sockd=sockd.__version__,
@@ -123,7 +120,6 @@ class Succession:
         self.desk.started = state.started
         self.sessions.update(state.orphans.sessions)
         self.orphans.inherit(state.orphans)
-        self.kept = state.kept
         assert self.service.config
         for server in state.servers:
             self.servers[server.generation] = ForkServer.inherited(server, self.service.config)
