@@ -514,3 +514,34 @@ def test_the_command(service: Service, installation: Installation, capfd: Any):
     done = command()
     assert done.returncode == 1
     assert done.stderr.startswith("sockd: upgrade failed, the old code serves on: ")
+
+
+def test_files_are_watched_on(service: Service):
+    service.watch = True
+    service.start().ready()
+    family = len(children(service.pid))
+    assert service.ask("POST", "/upgrade")[1]["ok"]
+    eventually(lambda: service.log().count("for changes") == 2)
+    eventually(lambda: len(children(service.pid)) == family)
+    service.write(APP.replace('VERSION = "1"', 'VERSION = "2"'))
+    eventually(lambda: service.get()[1].split()[0] == "2")
+    assert service.stop() == 0
+
+
+def test_a_replacement_that_boots_meanwhile_comes_up(service: Service, tmp_path: Path):
+    """A worker of the old generation that is not ready, maybe not even forked, at the exec."""
+    hold = tmp_path / "hold"
+    hook = f"\ndef after_fork():\n    while os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+    service.settings |= {"preload": "on", "app.after_fork": "application:after_fork"}
+    service.write(APP + hook)
+    service.start().ready()
+    hold.touch()
+    os.kill(service.workers()["1.1"], signal.SIGKILL)
+    service.write("1/0")  # the reload that follows fails, and the old generation goes on
+    answer = service.ask("POST", "/upgrade")[1]
+    assert (answer["ok"], answer["generation"]) == (False, 1)
+    hold.unlink()
+    eventually(lambda: set(service.workers()) == {"1.2", "1.3"})
+    assert service.get()[0] == 200
+    eventually(lambda: len(children(service.pid)) == 3)
+    assert service.stop() == 0
