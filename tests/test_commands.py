@@ -208,6 +208,7 @@ def test_help_has_examples(tmp_path: Path) -> None:
         *(
             "serve",
             "check",
+            "doctor",
             "init",
             "generate-units",
             "exec",

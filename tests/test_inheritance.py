@@ -19,6 +19,7 @@ from sockd.master.inheritance import (
     ServerState,
     ServiceState,
     State,
+    TotalsState,
     Unreadable,
 )
 from sockd.master.states import G, Generation, Hold, S, W, Worker
@@ -54,6 +55,7 @@ def state() -> State:
         [ServerState(3, 4700, 10, 11), ServerState(2, 4600, None, 12)],
         [LifelineState(worker.id, 7, 13, 4711)],
         OrphansState({4700: 3}, [1], {4600: 2.5}),
+        TotalsState({"numbers": {"requests": 2}}, {"numbers": {"requests": 3}}, {"reloads.ok": 1}),
         ControlSocket(14, "/run/c", (1, 2), clients=[Asked(15, "é", asked=True)]),
         [1, 15],
         {"NOTIFY_SOCKET": "/run/n"},

@@ -101,6 +101,17 @@ class OrphansState:
 
 
 @dataclass
+class TotalsState:
+    """Counts as `Counts.state` has them: of workers that have ended, and of all until now, for a
+    master that cannot read the board of those that live; `earlier` is what became of the service
+    under the masters before."""
+
+    ended: dict[str, Any]
+    all: dict[str, Any]
+    earlier: dict[str, int]
+
+
+@dataclass
 class FleetState:
     """People who wait are the descriptors of their connections."""
 
@@ -108,10 +119,8 @@ class FleetState:
     live: int | None
     last_number: int
     served: int | None = None
-    reloads_ok: int = 0
-    reloads_failed: int = 0
+    happened: dict[str, int] = field(default_factory=dict)
     last_error: str | None = None
-    respawns: int = 0
     heaviest: int = 0
     boots: Hold = field(default_factory=Hold)
     relaunch: Hold = field(default_factory=Hold)
@@ -130,6 +139,7 @@ class State:
     servers: list[ServerState]
     lifelines: list[LifelineState]
     orphans: OrphansState
+    totals: TotalsState | None = None
     control: ControlSocket | None = None
     signals: list[int] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)  # the service manager's words
@@ -229,10 +239,8 @@ def take(fleet: Fleet, name: Callable[[object], int]) -> FleetState:
         fleet.live.number if fleet.live else None,
         fleet._last_number,
         fleet.served,
-        fleet.reloads_ok,
-        fleet.reloads_failed,
+        dict(fleet.happened),
         fleet.last_error,
-        fleet.respawns,
         fleet._heaviest,
         fleet._boots,
         fleet._relaunch,
@@ -249,10 +257,8 @@ def give(state: FleetState, fleet: Fleet, token: Callable[[int], object]) -> Non
     fleet.live = None if state.live is None else fleet.generations[state.live]
     fleet._last_number = state.last_number
     fleet.served = state.served
-    fleet.reloads_ok = state.reloads_ok
-    fleet.reloads_failed = state.reloads_failed
+    fleet.happened.update(state.happened)
     fleet.last_error = state.last_error
-    fleet.respawns = state.respawns
     fleet._heaviest = state.heaviest
     fleet._boots = state.boots
     fleet._relaunch = state.relaunch

@@ -73,9 +73,11 @@ from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.inheritance import State
 from sockd.master.orphans import Orphans, end_orphans
+from sockd.master.report import Reporter
 from sockd.master.service import Service
 from sockd.master.states import LONGEST_HOLD, W
 from sockd.master.succession import Succession, board_of
+from sockd.master.totals import Totals
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -160,10 +162,15 @@ class Master(Succession):
             inherited.service if inherited else None,
         )
         keep_descriptors()
-        self.board = (inherited and board_of(inherited)) or Board.create(SLOTS)
+        board = inherited and board_of(inherited)
+        self.board = board or Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
+        self.totals = Totals(self.notifier.supervised)
+        if inherited and inherited.totals:
+            self.totals.inherit(inherited.totals, alone=board is None)
+        self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -229,6 +236,7 @@ class Master(Succession):
             self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        self.totals.save(self.board, report.living(self.fleet), self.fleet.happened)
         self.service.end_watcher()
         end_orphans(self.sessions.keys())
         if self.exit.code:
@@ -250,6 +258,8 @@ class Master(Succession):
         if self.notifier.supervised:
             self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
+        self.reporter.look_at(self.service.listeners)
+        self.totals.turn(now, self.board, report.living(self.fleet), self.fleet.happened)
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
@@ -311,7 +321,7 @@ class Master(Succession):
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -325,6 +335,7 @@ class Master(Succession):
             for lifeline in list(self.lifelines.values()):
                 if lifeline.pid == pid:
                     self._hear_worker(lifeline)
+                    self.totals.child_ended(int((used.ru_utime + used.ru_stime) * 1e6))
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             why = self.oom.explain(time.monotonic()) if killed else ""
             self.events.append(Exited(pid, status, why))
@@ -494,6 +505,7 @@ class Master(Succession):
             if lifeline.open:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
+            self.totals.worker_ended(self.board, lifeline.slot)
             self.board.clear(lifeline.slot)
             self.look_for_orphans = True
 

@@ -21,7 +21,9 @@ from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.inheritance import State
 from sockd.master.orphans import Orphans
+from sockd.master.report import Reporter, living
 from sockd.master.service import Service
+from sockd.master.totals import Totals
 from sockd.notify import Notifier
 
 
@@ -34,7 +36,9 @@ class Succession:
     service: Service
     board: Board
     fleet: Fleet
+    totals: Totals
     control: Control | None
+    reporter: Reporter
     desk: Desk
     servers: dict[int, ForkServer]
     sessions: dict[int, int]
@@ -106,10 +110,11 @@ class Succession:
             servers=[server.state() for server in self.servers.values()],
             lifelines=[lifeline.state() for lifeline in self.lifelines.values()],
             orphans=self.orphans.state(),
+            totals=self.totals.state(self.board, living(self.fleet)),
             control=self.control.state() if self.control else None,
             signals=signals,
             environ=self.notifier.environ,
-            started=self.desk.started,
+            started=self.reporter.started,
             sockd=sockd.__version__,
         )
 
@@ -117,7 +122,7 @@ class Succession:
         """Take up what an earlier master has left; handlers are not there yet."""
         came_from = f"upgraded from sockd {state.sockd} to {sockd.__version__} in place"
         journal.log(journal.NOTICE, came_from)
-        self.desk.started = state.started
+        self.reporter.started = state.started
         self.sessions.update(state.orphans.sessions)
         self.orphans.inherit(state.orphans)
         assert self.service.config

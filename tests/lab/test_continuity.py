@@ -21,7 +21,7 @@ def running(service: Service) -> Service:
 
 @pytest.mark.parametrize("way", ["url", "direct"], ids=["nginx", "direct"])
 def test_restarts_under_load(running: Service, way: str) -> None:
-    with running.load(getattr(running, way), "--clients", "6") as load:
+    with running.load(getattr(running, way), clients=6) as load:
         for _ in range(10):
             running.systemctl("restart")
     load.assert_nothing_failed()
@@ -30,7 +30,7 @@ def test_restarts_under_load(running: Service, way: str) -> None:
 @pytest.mark.parametrize("way", ["url", "direct"], ids=["nginx", "direct"])
 def test_reloads_under_load(running: Service, way: str) -> None:
     master = running.property("MainPID")
-    with running.load(getattr(running, way), "--clients", "6") as load:
+    with running.load(getattr(running, way), clients=6) as load:
         for number in range(1, 6):
             running.write(version(number))
             running.systemctl("reload")
@@ -42,7 +42,7 @@ def test_reloads_under_load(running: Service, way: str) -> None:
 
 
 def test_reloads_of_broken_code_under_load(running: Service) -> None:
-    with running.load(running.direct, "--clients", "6") as load:
+    with running.load(running.direct, clients=6) as load:
         running.write("def app(environ, start_response:\n")
         for _ in range(5):
             reload = running.systemctl("reload", check=False)
@@ -88,7 +88,7 @@ def test_upgrades_in_place_under_load(running: Service) -> None:
 
 def test_reloads_keep_connections_open(running: Service) -> None:
     """Idle keep-alive connections of a retired worker end with an answer, never with a reset."""
-    with running.load(running.direct, "--clients", "6", "--keep-alive") as load:
+    with running.load(running.direct, clients=6, kind="keep") as load:
         for number in range(1, 4):
             running.write(version(number))
             running.systemctl("reload")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.lab.machine import Machine
 from tests.lab.package import deb
-from tests.lab.service import LOAD, Service, wait_until
+from tests.lab.service import Service, push_torture, wait_until
 
 APP = """
 import sockd
@@ -75,7 +74,7 @@ def apt(machine: Machine) -> Iterator[Apt]:
         made = Apt(own)
         package = deb(machine.suite)
         own.push(package, f"/root/{package.name}")
-        own.push(Path(__file__).with_name("load.py"), LOAD)
+        push_torture(own)
         yield made
 
 
@@ -133,7 +132,7 @@ def test_upgrade_makes_what_runs_the_new_version(installed: Apt) -> None:
     path = installed.repack("0.1.1")
     masters = [main_pid(machine, unit) for unit in ("sockd@blue", "green")]
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         _, output = installed.install(path)
     load.assert_nothing_failed()
     assert load.last == "0.1.1"
@@ -154,7 +153,7 @@ def test_upgrade_to_code_that_does_not_boot_leaves_the_old_serving(installed: Ap
     machine = installed.machine
     path = installed.repack("0.1.2", f"echo 1 / 0 >> {MODULES}/worker/process.py")
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         code, output = installed.install(path, check=False)
     load.assert_nothing_failed()
     assert code == 0, output
@@ -181,7 +180,7 @@ def test_upgrade_that_dpkg_gives_up_leaves_the_old_serving(installed: Apt, scrip
     machine = installed.machine
     fail = f"printf '#!/bin/sh\\nexit 1\\n' > DEBIAN/{script}; chmod 755 DEBIAN/{script}"
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         code, output = installed.install(installed.repack("0.1.4", fail), check=False)
     assert code != 0, output
     load.assert_nothing_failed()

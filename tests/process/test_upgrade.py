@@ -176,6 +176,10 @@ def test_by_signal_and_back_to_the_version_before(service: Service, installation
         service.send(signal.SIGUSR2)
         eventually(lambda: service.status()["generation"] == generation)  # noqa: B023
         assert service.status()["sockd"] == tree.name
+        service.get()
+        # Counts of masters and workers that are gone are kept, and none is counted twice.
+        eventually(lambda: service.status()["totals"]["requests"] == generation - 1)  # noqa: B023
+        assert service.status()["totals"]["reloads"]["ok"] == generation - 1
     assert f"upgraded from sockd {NEW} to {OLD} in place" in service.log()
     assert service.stop() == 0
 
