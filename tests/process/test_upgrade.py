@@ -477,7 +477,30 @@ class TestWithdrawal:
         assert service.wait() == 0
 
 
-def test_reopening_log_files_where_none_is_open_does_nothing(service: Service):
+def test_a_log_file_that_was_renamed_is_opened_anew(service: Service, tmp_path: Path):
+    log, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    service.settings |= {"log.access": "all", "log.access_file": str(log)}
+    service.start().ready()
+    assert service.get("/first")[0] == 200
+    log.rename(old)
+    service.send(signal.SIGUSR1)
+
+    def opened(pid: int) -> bool:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if fd.readlink() == log:
+                    return True
+        return False
+
+    eventually(lambda: all(map(opened, service.workers().values())))
+    assert service.get("/second")[0] == 200
+    assert "/first" in old.read_text()
+    assert "/second" not in old.read_text()
+    eventually(lambda: "/second" in log.read_text())
+    assert service.stop() == 0
+
+
+def test_without_log_files_there_is_nothing_to_open(service: Service):
     service.start().ready()
     before = service.workers()
     with loaded(service):
