@@ -56,10 +56,20 @@ cdef struct Slot:
     InHand in_hand[IN_HAND]
 
 
+# Behind the slots. Looking at a slot that nobody has used would give it memory, hence `reach`: all
+# that were ever used come before it.
+cdef struct Header:
+    uint64_t reach
+
+cdef enum:
+    HEADER_SIZE = 4096
+
+
 cdef class Board:
     cdef readonly int fd
     cdef readonly int slots
     cdef char* memory
+    cdef Header* header
 
     cdef Slot* slot(self, int index) except NULL
 

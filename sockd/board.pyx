@@ -59,28 +59,29 @@ cdef class Board:
         self.fd = fd
         self.slots = slots
         cdef void* memory = map_memory(
-            NULL, slots * SLOT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
+            NULL, slots * SLOT_SIZE + HEADER_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
         )
         if memory == MAP_FAILED:
             raise OSError("cannot map the board")
         self.memory = <char*>memory
+        self.header = <Header*>(self.memory + <size_t>slots * SLOT_SIZE)
 
     def __dealloc__(self):
         if self.memory != NULL:
-            munmap(self.memory, self.slots * SLOT_SIZE)
+            munmap(self.memory, self.slots * SLOT_SIZE + HEADER_SIZE)
 
     @staticmethod
     def create(int slots=512):
         """A new board with all slots free."""
         fd = os.memfd_create("sockd-board", os.MFD_CLOEXEC)
-        os.ftruncate(fd, slots * SLOT_SIZE)
+        os.ftruncate(fd, slots * SLOT_SIZE + HEADER_SIZE)
         return Board(fd, slots)
 
     @staticmethod
     def attach(int fd):
         """The board that another process created; ValueError if `fd` holds none."""
-        size = os.fstat(fd).st_size
-        if size == 0 or size % SLOT_SIZE:
+        size = os.fstat(fd).st_size - HEADER_SIZE
+        if size <= 0 or size % SLOT_SIZE:
             raise ValueError("not a board")
         return Board(fd, size // SLOT_SIZE)
 
@@ -97,6 +98,7 @@ cdef class Board:
         slot.worker = worker
         slot.id_seed = int.from_bytes(os.urandom(8), "little") if worker else 0
         slot.state = BOOTING if worker else FREE
+        self.header.reach = max(self.header.reach, <uint64_t>index + 1)
 
     def set_state(self, int index, str state):
         """One of STATES."""

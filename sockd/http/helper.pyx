@@ -275,7 +275,7 @@ cdef bint _is_last_resort(Helper* helper) noexcept nogil:
         waiting[i].events = POLLIN
     if poll(waiting, helper.listener_count, 0) < 1:
         return False
-    for i in range(helper.slots):
+    for i in range(<int>helper.header.reach):
         slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
         if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
             return False

@@ -27,8 +27,6 @@ cdef class Listening:
     cdef uint64_t unshared_until
     cdef uint64_t of_others
     cdef int in_vain
-    cdef int reach
-    cdef uint64_t reach_usec
     cdef Slot* least
 
     cdef void turn(self, bint on) noexcept

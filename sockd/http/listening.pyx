@@ -91,7 +91,6 @@ cdef enum:
     UNSHARED_USEC = 100000
     # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
     SHORT_USEC = 20000
-    REACH_USEC = 100000
 
 
 cdef class Listening:
@@ -201,13 +200,8 @@ cdef class Listening:
         cdef uint64_t total = 0
         cdef uint64_t workers = 0
         cdef int index
-        cdef int learnt = 0
-        cdef bint learning = self.all.now > self.reach_usec + REACH_USEC
         self.least = NULL
-        if learning:
-            self.reach_usec = self.all.now
-            self.reach = self.board.slots
-        for index in range(self.reach):
+        for index in range(<int>self.board.header.reach):
             slot = self.board.slot(index)
             if slot.state == READY and (
                 slot.active < self.threads or slot == self.all.slot
@@ -217,10 +211,6 @@ cdef class Listening:
                 workers += 1
                 if self.least == NULL or slot.connections < self.least.connections:
                     self.least = slot
-            if learning and slot.state:
-                learnt = index + 1
-        if learning:
-            self.reach = learnt
         if total - mine != self.of_others:
             self.of_others = total - mine
             self.in_vain = 0

@@ -249,7 +249,7 @@ cdef class Loop:
         self.helper.listeners = self.listening.fds
         self.helper.listener_count = self.listening.count
         self.helper.board = board.memory
-        self.helper.slots = board.slots
+        self.helper.header = board.header
         self.helper.threads = settings.threads
 
     def __dealloc__(self):

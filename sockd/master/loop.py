@@ -189,7 +189,6 @@ class Master(Succession):
             del self.on_signal[signal.SIGWINCH]  # it says that its window has another size
         self.handled = {*self.on_signal, signal.SIGUSR1, signal.SIGCHLD}
         self.program = upgrade.program()
-        self.kept = {}
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             Relaunch: self._relaunch,

@@ -32,6 +32,8 @@ class Service:
         they are to be watched."""
         self.config: Config | None = None
         self.listeners: list[Listener] = []
+        self.kept: dict[str, list[int]] = {}
+        """Names in systemd's fd store, and descriptors that this process holds of these files."""
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
@@ -56,7 +58,7 @@ class Service:
 
         self.config, self._began_with = config(state.settings), config(state.began_with)
         journal.configure(self.config.settings.log.level, sockd_name=state.name)
-        self.adopted = state.adopted
+        self.adopted, self.kept = state.adopted, state.kept
         for one in state.listeners:
             inode = (one.inode[0], one.inode[1]) if one.inode else None
             sock = socket.socket(fileno=one.fd)
@@ -75,6 +77,7 @@ class Service:
                 for one in self.listeners
             ],
             self.adopted,
+            self.kept,
         )
 
     def configure(self) -> Config:

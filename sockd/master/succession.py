@@ -48,8 +48,6 @@ class Succession:
     """That is executed in this process."""
     handled: set[int]
     """Signals for which there are handlers."""
-    kept: dict[str, list[int]]
-    """Names of systemd's fd store, and the descriptors that this process holds of them."""
     proof: upgrade.Proof | None = None
     replacing = False
 
@@ -115,7 +113,6 @@ class Succession:
             totals=self.totals.state(self.board, living(self.fleet)),
             control=self.control.state() if self.control else None,
             signals=signals,
-            kept=self.kept,
             environ=self.notifier.environ,
             started=self.reporter.started,
             sockd=sockd.__version__,
@@ -128,7 +125,6 @@ class Succession:
         self.reporter.started = state.started
         self.sessions.update(state.orphans.sessions)
         self.orphans.inherit(state.orphans)
-        self.kept = state.kept
         assert self.service.config
         for server in state.servers:
             self.servers[server.generation] = ForkServer.inherited(server, self.service.config)

@@ -17,7 +17,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -49,7 +48,6 @@ class Worker:
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
-        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
@@ -176,13 +174,8 @@ class Worker:
                 self._drain(message["drain"], close_idle, message.get("accept_rest", False))
             elif "stop" in message:
                 self._stop()
-            elif "reopen" in message:
-                self._reopen()
-
-    def _reopen(self) -> None:
-        """Open log files anew, by their names."""
-        for reopen in self.log_files:
-            reopen()
+            elif "reopen" in message and self.access:
+                self.access.reopen()
 
     def _orphaned(self) -> None:
         journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
