@@ -21,6 +21,9 @@ LAYERS = {
     "sockd.identity": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
+    "sockd.backlog": 2,
+    "sockd.histogram": 2,
+    "sockd.metrics": 3,
     "sockd.config": 3,
     "sockd.activation": 3,
     "sockd.notify": 3,
@@ -34,6 +37,7 @@ LAYERS = {
     "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,
+    "sockd.logs": 6,
     "sockd.master": 7,
     "sockd.check": 8,
     "sockd.execute": 8,
@@ -44,6 +48,7 @@ LAYERS = {
     "sockd.__main__": 11,
 }
 PACKAGES = {
+    "sockd.cli",
     "sockd.doctor",
     "sockd.execute",
     "sockd.http",
@@ -123,8 +128,8 @@ SOURCES = sources()
 
 
 def test_this_test_sees_imports() -> None:
-    found = set(imports(PACKAGE / "cli.py"))
-    assert {"argparse", "sockd", "sockd.config", "sockd.errors", "sockd.units"} <= found
+    found = set(imports(PACKAGE / "cli/prepare.py"))
+    assert {"argparse", "sockd.config", "sockd.errors", "sockd.units"} <= found
     text = (
         "from libc.string cimport memcpy, \\\n    memset\nfrom sockd.errors import (\n    OK,\n)\n"
         "cimport cython\nimport os, sys as system  # why\n    from sockd cimport config as c\n"

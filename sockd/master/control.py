@@ -175,14 +175,19 @@ class Client:
         return True
 
     def reply(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        """Answer with JSON."""
+        self.send(status, "application/json", json.dumps(content) + "\n")
+
+    def send(self, status: HTTPStatus, content_type: str, text: str) -> None:
         """Answer and close. A client that has gone away is no error."""
         if self.socket.fileno() < 0:
             return
         self.asked = True
-        body = json.dumps(content).encode() + b"\n"
+        body = text.encode("utf-8", "backslashreplace")
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+            "Connection: close\r\n\r\n"
         )
         self.to_send = head.encode() + body
         self.deadline = time.monotonic() + PATIENCE

@@ -67,8 +67,10 @@ from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import Orphans, end_orphans
+from sockd.master.report import Reporter
 from sockd.master.service import Service
 from sockd.master.states import LONGEST_HOLD, W
+from sockd.master.totals import Totals
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -130,8 +132,10 @@ class Master:
         keep_descriptors()
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
+        self.totals = Totals(self.notifier.supervised)
+        self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -180,6 +184,7 @@ class Master:
         self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        self.totals.save(self.board, report.living(self.fleet), self.fleet.happened)
         self.service.end_watcher()
         end_orphans(self.sessions.keys())
         if self.exit.code:
@@ -198,6 +203,8 @@ class Master:
         if self.notifier.supervised:
             self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
+        self.reporter.look_at(self.service.listeners)
+        self.totals.turn(now, self.board, report.living(self.fleet), self.fleet.happened)
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
@@ -244,7 +251,7 @@ class Master:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -256,6 +263,7 @@ class Master:
             for lifeline in list(self.lifelines.values()):
                 if lifeline.pid == pid:
                     self._hear_worker(lifeline)
+                    self.totals.child_ended(int((used.ru_utime + used.ru_stime) * 1e6))
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             why = self.oom.explain(time.monotonic()) if killed else ""
             self.events.append(Exited(pid, status, why))
@@ -418,6 +426,7 @@ class Master:
             if lifeline.open:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
+            self.totals.worker_ended(self.board, lifeline.slot)
             self.board.clear(lifeline.slot)
             self.look_for_orphans = True
 

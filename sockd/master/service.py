@@ -42,7 +42,8 @@ class Service:
         """Read the configuration; with the first that can be read, become that service.
         SockdError."""
         config = self._load()
-        journal.configure(config.settings.log.level, sockd_name=config.name)
+        log = config.settings.log
+        journal.configure(log.level, log.format, sockd_name=config.name)
         if self.config is None:
             self._begin(config)
         self.config = config

@@ -117,6 +117,7 @@ class Worker:
     ready_at: float | None = None
     deadline: float | None = None
     worn: str = ""  # why it is to be replaced, for the journal
+    end: str = ""  # and for the figures: one of sockd.metrics.CAUSES, if known before its end
     cause: str = ""  # why it is killed, for the journal
     words: Words | None = None  # why it ends, by itself
 

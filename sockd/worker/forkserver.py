@@ -85,7 +85,10 @@ class ForkServer:
         spec = self.spec
         linux.set_process_name(f"sockd-fork {spec.generation}")
         journal.configure(
-            spec.settings.log.level, sockd_name=spec.name, sockd_generation=spec.generation
+            spec.settings.log.level,
+            spec.settings.log.format,
+            sockd_name=spec.name,
+            sockd_generation=spec.generation,
         )
         for number in KEPT_FOR_THE_MASTER:
             # A handler, not SIG_IGN: exec resets it, so the app's own children can be ended.

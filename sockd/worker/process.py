@@ -24,6 +24,7 @@ from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
 from sockd.worker import messages, warmup
+from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
@@ -42,6 +43,7 @@ class Worker:
         self.dump = dump
         self.app: Application | None = None
         self.loop: Loop | None = None
+        self.access: AccessLog | None = None
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
@@ -65,6 +67,9 @@ class Worker:
             warmup.run(self.app.callable, self.spec.settings)
             handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
+            if self.spec.settings.log.access != "off":
+                self.access = AccessLog(self.spec.settings.log)
+                self.loop.log_access(self.access)
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
