@@ -27,7 +27,7 @@ def promtool() -> str:
 
 def used() -> set[str]:
     """Names of metrics in rules and dashboard; those of a histogram's parts are its own."""
-    text = RULES.read_text() + "".join(expressions())
+    text = "\n".join([RULES.read_text(), *expressions()])
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in PROM_NAME.findall(text)}
 
 
