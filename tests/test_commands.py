@@ -216,6 +216,7 @@ def test_help_has_examples(tmp_path: Path) -> None:
             "generate-units",
             "exec",
             "reload",
+            "upgrade",
             "stop",
             "status",
             "workers",

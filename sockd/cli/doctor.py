@@ -1,4 +1,4 @@
-"""`sockd doctor`: what is wrong with a service."""
+"""`sockd doctor`: what is wrong with a service, and what mends it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,26 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(doctor.document(name, judged), indent=2))
     else:
-        shown = doctor.text(judged, everything=options.all, colour=coloured(sys.stdout))
-        print(shown, end="")
+        colour = coloured(sys.stdout)
+        print(doctor.text(judged, everything=options.all, colour=colour), end="")
     return OK if doctor.is_well(judged) else FAILED
 
 
 def _of_unit(words: Sequence[str], environ: Mapping[str, str]) -> config.Config:
     """What `sockd serve` with these arguments, and that environment, reads."""
-    parser = argparse.ArgumentParser(prog="sockd")
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     serve.add(parser.add_subparsers())
     try:
         options = parser.parse_args(["serve", *words])
     except SystemExit:
-        text = " ".join(words)
-        raise ConfigError(f"sockd serve refuses what the unit gives it: {text}") from None
+        raise ConfigError(f"the unit starts sockd with what it refuses: {words}") from None
     return loader(options, environ)()
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError("expected a whole number above 0")
+    return int(text)
 
 
 def add(commands: Commands) -> None:
@@ -65,9 +70,3 @@ def add(commands: Commands) -> None:
         default=0,
         help="how many connections the database allows this service",
     )
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
-        raise argparse.ArgumentTypeError("expected a whole number above 0")
-    return int(text)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import sockd
 from sockd import metrics
 from sockd.master.control import Client, Refused
-from sockd.master.events import Event, Reload, Reply, Resize, Stop
+from sockd.master.events import Event, Reload, Reply, Resize, Stop, Upgrade
 from sockd.master.fleet import Fleet
 from sockd.master.report import Reporter
 from sockd.master.service import Service
@@ -40,6 +41,9 @@ class Desk:
                 self._tell_health(client)
             case "POST", "/reload":
                 self.happened(Reload(client))
+            case "POST", "/upgrade":
+                client.upgrading = True
+                self.happened(Upgrade(client))
             case "POST", "/stop":
                 quick = isinstance(body, dict) and body.get("quick") is True
                 self.happened(Stop(quick))
@@ -49,7 +53,16 @@ class Desk:
                 if not isinstance(by, int) or isinstance(by, bool) or not by:
                     raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
                 self.happened(Resize(by, client))
-            case _, "/status" | "/metrics" | "/healthz" | "/reload" | "/stop" | "/workers":
+            case (
+                _,
+                "/status"
+                | "/metrics"
+                | "/healthz"
+                | "/reload"
+                | "/upgrade"
+                | "/stop"
+                | "/workers",
+            ):
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
@@ -70,6 +83,8 @@ class Desk:
         client = decision.token
         assert isinstance(client, Client)
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
+        if client.upgrading:
+            content |= {"sockd": sockd.__version__, "from": client.asked_of}
         if decision.ok:
             content["notes"] = self.service.waiting()
             content["workers"] = self.fleet.live.wanted if self.fleet.live else 0

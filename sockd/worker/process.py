@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -47,6 +48,7 @@ class Worker:
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
+        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
@@ -160,9 +162,17 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                self._drain(message["drain"], message["close_idle"], message["accept_rest"])
+                close_idle = message.get("close_idle", False)
+                self._drain(message["drain"], close_idle, message.get("accept_rest", False))
             elif "stop" in message:
                 self._stop()
+            elif "reopen" in message:
+                self._reopen()
+
+    def _reopen(self) -> None:
+        """Open log files anew, by their names."""
+        for reopen in self.log_files:
+            reopen()
 
     def _orphaned(self) -> None:
         journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
