@@ -215,6 +215,10 @@ def test_removal_stops_every_instance(installed: Apt) -> None:
         assert state(machine, f"{unit}.service") in ("inactive", "failed"), unit
         assert state(machine, f"{unit}.socket") == "inactive", unit
     wait_until(lambda: "sockd" not in machine.out("ps", "-eo", "args"), "the end of processes")
+    # As at the next boot: a unit of its own is left, and nobody waits at it.
+    machine.run("systemctl", "start", "green.socket")
+    assert state(machine, "green.socket") == "inactive"
+    assert machine.out("systemctl", "show", "-P", "ConditionResult", "green.socket") == "no"
     assert machine.sh("ls /run/sockd* 2>/dev/null || true") == ""
     assert machine.sh("ls /etc/sockd") == "blue.toml\ngreen.toml\ngrey.toml"
 
