@@ -38,7 +38,7 @@ def loaded(service: Service) -> Iterator[None]:
 
 TORTURE = Path(__file__).parents[1] / "torture"
 RULES = Rules(may_close=True)
-SECONDS = 10
+SECONDS = 5 * FACTOR
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
     clients += [("child", 1, supervised.url)] if "idle" in kinds else []
     run = Run(Plan(clients, SEED, rules=RULES, executed=str(service.app / "executed")))
     with run.beside():
-        moves.make(SECONDS, least=2)
+        moves.make(SECONDS, least=1)
     report = run.report()
     print(json.dumps(report, indent=1))
     assert report["wrong"] == []
