@@ -20,7 +20,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants autobahn torture bench nightly lab lab-stop deb reproduce clean \
+.PHONY: run build test check asan mutants autobahn torture storm bench nightly lab lab-stop deb reproduce clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -52,8 +52,11 @@ autobahn: build
 torture: | lab-packages
 	@$(LAB) torture
 
+storm: build
+	FUZZ_FACTOR=5 .venv/bin/python -B -m pytest -p no:cacheprovider tests/process/test_storm.py
+
 nightly: export FUZZ_FACTOR ?= 5
-nightly: test asan mutants autobahn torture reproduce bench
+nightly: test asan mutants autobahn torture storm reproduce bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)

@@ -131,6 +131,7 @@ class Service:
         self.longest_hold = 30.0
         self.stdin = subprocess.DEVNULL
         self.inherit: tuple[int, ...] = ()
+        self.program = [sys.executable, str(Path(__file__).parent / "run_master.py")]
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = directory / "log"
         self.seen: set[int] = set()
@@ -157,8 +158,7 @@ class Service:
             self.process = subprocess.Popen(
                 [
                     *(command or []),
-                    sys.executable,
-                    str(Path(__file__).parent / "run_master.py"),
+                    *self.program,
                     json.dumps(asked),
                 ],
                 stdin=self.stdin,
@@ -302,6 +302,10 @@ class Manager:
 
     def expect(self, line: str) -> None:
         eventually(lambda: line in self.read())
+
+    def expect_after(self, start: int, line: str) -> None:
+        """Among the lines from number `start` on."""
+        eventually(lambda: line in self.read()[start:])
 
 
 @pytest.fixture

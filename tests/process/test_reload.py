@@ -201,7 +201,7 @@ class TestLongRequests:
     def test_of_old_workers_are_named(self, service: Service, manager: Manager):
         service.start().ready()
         thread, outcome = busy(service, "/sleep/4?token=secret")
-        (worker,) = [w["id"] for w in service.status()["workers"] if w["request"]]
+        (worker,) = [w["id"] for w in service.status()["workers"] if w["in_hand"]]
         began = time.monotonic()
         assert service.ask("POST", "/reload")[1]["ok"]
         assert time.monotonic() - began < 4  # it does not wait for them
