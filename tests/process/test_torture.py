@@ -71,6 +71,10 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
         answer = service.ask("POST", "/reload")[1]
         assert answer["ok"], answer
 
+    def upgrade() -> None:
+        answer = service.ask("POST", "/upgrade")[1]
+        assert answer["ok"], answer
+
     def broken_reload() -> None:
         service.write("1/0")
         assert service.ask("POST", "/reload")[1]["ok"] is False
@@ -92,6 +96,8 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
             "end a worker": end_a_worker,
             "more and fewer workers": more_and_fewer,
             "kill": supervised.kill,
+            "upgrade": upgrade,
+            "USR2": lambda: service.send(signal.SIGUSR2),
             **({"restart": supervised.restart} if kinds == ("close",) else {}),
         },
         SEED,
