@@ -88,6 +88,7 @@ class Torture:
     def moves(self) -> dict[str, Move]:
         moves: dict[str, Move] = {
             "reload": self.reload,
+            "upgrade": self.upgrade,
             "broken reload": self.broken_reload,
             "kill the master": self.kill,
             "more and fewer workers": self.more_and_fewer,
@@ -105,6 +106,12 @@ class Torture:
         self.service.write("1/0")
         assert self.service.systemctl("reload", check=False).returncode == 1
         self._write()
+
+    def upgrade(self) -> None:
+        """To the version that it has: the master becomes another of itself."""
+        master = self.service.property("MainPID")
+        self.service.machine.run("sockd", "upgrade", self.service.name)
+        assert self.service.property("MainPID") == master
 
     def restart(self) -> None:
         self.service.systemctl("restart")
