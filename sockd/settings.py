@@ -257,14 +257,9 @@ def _file(value: Any) -> str:
 
 def _format(value: Any) -> str:
     text = _text(value)
-    for match in re.finditer(r"%(.?)(?:\{[^}]+\}([ioe])|(\w))?(.?)", text):
-        if match[0].startswith("%%"):
-            continue
-        known = match[2] or (match[3] and match[3] in "hlutrmUqHsBbfaTDMLp")
-        if match[1] != "(" or match[4] != ")" or not known:
-            raise ValueError(
-                f'expected fields such as %(h)s and %({{referer}}i)s, not "{match[0]}"'
-            )
+    rest = re.sub(r"%%|%\((?:\{[^{}]+\}[ioe]|[hlutrmUqHsBbfaTDMLp])\)s", "", text)
+    if "%" in rest:
+        raise ValueError(f'expected fields such as %(h)s and %({{referer}}i)s in "{text}"')
     return text
 
 

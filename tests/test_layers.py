@@ -33,6 +33,8 @@ LAYERS = {
     "sockd.loader": 3,
     "sockd.client": 4,
     "sockd.status": 4,
+    "sockd.terminal": 4,
+    "sockd.top": 5,
     "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,

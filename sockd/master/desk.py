@@ -12,7 +12,10 @@ from sockd.master.events import Event, Reload, Reply, Resize, Stop
 from sockd.master.fleet import Fleet
 from sockd.master.report import Reporter
 from sockd.master.service import Service
+from sockd.master.stacks import Stacks
 from sockd.master.states import W
+
+PATHS = ("/status", "/metrics", "/stacks", "/healthz", "/reload", "/stop", "/workers")
 
 
 class Desk:
@@ -21,12 +24,14 @@ class Desk:
         fleet: Fleet,
         service: Service,
         reporter: Reporter,
+        stacks: Stacks,
         happened: Callable[[Event], None],
     ) -> None:
         """`happened` takes what the fleet is to decide about; a Reply is the answer."""
         self.fleet = fleet
         self.service = service
         self.reporter = reporter
+        self.stacks = stacks
         self.happened = happened
 
     def asked(self, client: Client, method: str, path: str, body: Any) -> None:
@@ -36,6 +41,8 @@ class Desk:
                 client.reply(HTTPStatus.OK, self._status())
             case "GET", "/metrics":
                 client.send(HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.text(self._status()))
+            case "GET", "/stacks":
+                self.stacks.ask(lambda content: client.reply(HTTPStatus.OK, content))
             case "GET", "/healthz":
                 self._tell_health(client)
             case "POST", "/reload":
@@ -49,7 +56,7 @@ class Desk:
                 if not isinstance(by, int) or isinstance(by, bool) or not by:
                     raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
                 self.happened(Resize(by, client))
-            case _, "/status" | "/metrics" | "/healthz" | "/reload" | "/stop" | "/workers":
+            case _, _ if path in PATHS:
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")

@@ -285,6 +285,9 @@ class Lifeline:
         self.socket = sock
         self.pid: int | None = None
         self.open = True
+        self.is_ready = False
+        self.dump = -1  # what the worker writes its stacks to
+        self.answer: str | None = None  # its stacks, when it was asked for them
 
     def send(self, message: messages.Message) -> None:
         with contextlib.suppress(OSError):  # a worker that is gone is reaped
@@ -295,7 +298,7 @@ class Lifeline:
         events: list[Event] = []
         while True:
             try:
-                message, _ = messages.receive(self.socket)
+                message, descriptors = messages.receive(self.socket)
             except BlockingIOError:
                 return events, True
             except (OSError, ValueError):
@@ -303,6 +306,8 @@ class Lifeline:
             if message is None:
                 return events, False
             if "ready" in message:
+                self.is_ready = True
+                self._keep(descriptors)
                 private, shared = message["memory"] or (0, 0)
                 events.append(Ready(self.worker, message["ready"], private, shared))
             elif "draining" in message:
@@ -310,6 +315,25 @@ class Lifeline:
             elif "failed" in message:
                 failed = message["failed"]
                 events.append(Words(self.worker, failed["message"], failed["detail"]))
+            elif "stacks" in message:
+                self.answer = str(message["stacks"])
+
+    def _keep(self, descriptors: list[int]) -> None:
+        for fd in descriptors:
+            if self.dump >= 0:
+                os.close(self.dump)
+            self.dump = fd
+
+    def dumped_size(self) -> int:
+        return os.fstat(self.dump).st_size if self.dump >= 0 else 0
+
+    def dumped(self, since: int = 0) -> str:
+        """The stacks that it wrote after the first `since` bytes, bounded."""
+        if self.dump < 0:
+            return ""
+        size = os.fstat(self.dump).st_size
+        return bounded(os.pread(self.dump, size - since, since).decode(errors="replace"))
 
     def close(self) -> None:
         self.socket.close()
+        self._keep([-1])

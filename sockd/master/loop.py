@@ -69,6 +69,7 @@ from sockd.master.generation import ForkServer, Lifeline
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.report import Reporter
 from sockd.master.service import Service
+from sockd.master.stacks import Stacks
 from sockd.master.states import LONGEST_HOLD, W
 from sockd.master.totals import Totals
 from sockd.notify import Notifier
@@ -135,13 +136,14 @@ class Master:
         self.totals = Totals(self.notifier.supervised)
         self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
         self.look_for_orphans = False
         self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
+        self.stacks = Stacks(self.lifelines)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.stacks, self.events.append)
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
         self.on_signal = dict(ON_SIGNAL)
@@ -210,6 +212,7 @@ class Master:
         well = deadline is None or now - deadline < OVERDUE
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
+        due.append(self.stacks.turn(now))
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)

@@ -6,9 +6,10 @@ Master to fork server: a `Spec` with the descriptors dump, board, listeners…; 
 Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
-Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
-`{"draining": true}`, `{"failed": {"message", "detail"}}`.
-Master to worker: `{"serve": true}`, `{"stop": true}`,
+Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes) with the descriptor
+that its stacks are written to, `{"draining": true}`, `{"failed": {"message", "detail"}}`,
+`{"stacks": text}`.
+Master to worker: `{"serve": true}`, `{"stop": true}`, `{"stacks": true}` (answered as above),
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
 
 `worker` is the serial number within the generation. The end of the stream means that the other
@@ -29,8 +30,8 @@ from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server, or a worker that boots, write the stacks of its threads to the dump
-descriptor (faulthandler)."""
+"""Has a fork server or worker write the stacks of its threads to the dump descriptor
+(faulthandler)."""
 
 ORPHAN_SIGNAL = signal.SIGRTMAX - 2
 """A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -28,6 +29,7 @@ from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
+from sockd.worker.stacks import told
 from sockd.worker.wsgi import WSGIHandler
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
@@ -36,7 +38,7 @@ GRACE = 1.0  # seconds after the drain deadline to end by itself
 
 class Worker:
     def __init__(self, spec: Spec, serial: int, lifeline: socket.socket, dump: int) -> None:
-        """`dump` is where its stack goes when it does not become ready."""
+        """`dump` is where its stacks go until it is ready."""
         self.spec = spec
         self.id = f"{spec.generation}.{serial}"
         self.lifeline = lifeline
@@ -73,10 +75,10 @@ class Worker:
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
-        faulthandler.unregister(DUMP_SIGNAL)
-        os.close(self.dump)
+        self._take_dump()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
-        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
+        ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
+        self._say(ready, [self.dump])
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
@@ -128,6 +130,12 @@ class Worker:
         signal.signal(signal.SIGINT, self._on_quit)
         signal.signal(signal.SIGQUIT, self._on_quit)
 
+    def _take_dump(self) -> None:
+        """From here on its stacks go to a file of its own, for whoever wants to see them."""
+        earlier, self.dump = self.dump, move(os.memfd_create("sockd-stacks", os.MFD_CLOEXEC))
+        faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
+        os.close(earlier)
+
     def _run_hook(self, hook: str) -> None:
         assert self.app
         try:
@@ -163,6 +171,8 @@ class Worker:
                 self._drain(message["drain"], message["close_idle"], message["accept_rest"])
             elif "stop" in message:
                 self._stop()
+            elif "stacks" in message:
+                self._say({"stacks": told()})
 
     def _orphaned(self) -> None:
         journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
@@ -213,9 +223,14 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message) -> None:
+    def reopen(self) -> None:
+        """Open log files anew, after they were renamed."""
+        if self.access:
+            self.access.reopen()
+
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):  # its end tells what that means
-            messages.send(self.lifeline, message)
+            messages.send(self.lifeline, message, descriptors)
 
 
 def report(message: str, exc_info: Any, fields: dict[str, str]) -> None:
