@@ -214,6 +214,9 @@ def test_help_has_examples(tmp_path: Path) -> None:
             "reload",
             "stop",
             "status",
+            "top",
+            "stacks",
+            "metrics",
             "workers",
         )
     }

@@ -136,6 +136,7 @@ class Master:
         self.totals = Totals(self.notifier.supervised)
         self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
         self.control: Control | None = None
+        self.windows: list[Control] = []  # through which others may look, but not act
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -213,8 +214,7 @@ class Master:
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         due.append(self.stacks.turn(now))
-        if self.control:
-            due.append(self.control.turn(now))
+        due += [control.turn(now) for control in self._controls()]
         first = min((at for at in due if at is not None), default=None)
         wait = None if first is None else min(max(0.0, first - time.monotonic()), LONGEST_TURN)
         for key, _ in self.selector.select(wait):
@@ -226,8 +226,8 @@ class Master:
     def close(self) -> None:
         """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
         signal.set_wakeup_fd(-1)
-        if self.control:
-            self.control.close()
+        for control in self._controls():
+            control.close()
         for server in self.servers.values():
             server.close()
         for lifeline in self.lifelines.values():
@@ -282,11 +282,14 @@ class Master:
 
     # A generation.
 
+    def _controls(self) -> list[Control]:
+        return [*self.windows, *([self.control] if self.control else [])]
+
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
         try:
             if path:
-                self.control = Control(path, self.selector, self.desk.asked)
+                self.control = Control.at(path, self.selector, self.desk.asked)
                 return
             reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
         except SockdError as error:
@@ -294,6 +297,12 @@ class Master:
         journal.log(
             journal.WARNING, f"no control socket, so no `sockd status` and `reload`: {reason}"
         )
+
+    def _open_windows(self) -> None:
+        answers = {"status": self.desk.looked, "metrics": self.desk.scraped}
+        for one in self.service.windows:
+            answer = answers[one.name]
+            self.windows.append(Control(one, self.selector, answer, open_to_all=True))
 
     def _launch(self, decision: Launch) -> None:
         try:
@@ -304,6 +313,7 @@ class Master:
         else:
             if first:
                 self._open_control(config.name)
+                self._open_windows()
             self._exec_server(decision.generation, config, config.settings.preload != "off")
 
     def _relaunch(self, decision: Relaunch) -> None:

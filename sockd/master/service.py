@@ -12,6 +12,9 @@ from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.watcher import Watcher, watched
 
+WINDOWS = ("status", "metrics")
+"""Names of listeners that are not the application's (FileDescriptorName=, systemd.socket(5))."""
+
 
 class Service:
     def __init__(
@@ -32,6 +35,8 @@ class Service:
             self.listeners = activation.adopt()
         except SockdError as error:
             self._listen_error = error  # a boot that fails, as others do
+        self.windows = [one for one in self.listeners if one.name in WINDOWS]
+        self.listeners = [one for one in self.listeners if one.name not in WINDOWS]
         self.adopted = bool(self.listeners)
         self._watch = watch
         self.watcher: Watcher | None = None
@@ -101,5 +106,5 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
-        for listener in self.listeners:
+        for listener in (*self.listeners, *self.windows):
             listener.close()
