@@ -522,6 +522,12 @@ class Nginx:
     allow: tuple[str, ...] = option(
         TEXTS, ["127.0.0.1", "::1"], "addresses and networks that may ask for those", "units"
     )
+    status: str = option(
+        TEXT,
+        "",
+        "path of the status page, such as `/sockd/`, for nginx.allow; wants NAME-status.socket",
+        "units",
+    )
     gzip: bool = option(FLAG, True, "compress text on its way to the client", "units")
     access_log: str = option(TEXT, "", "file for an access log in JSON", "units")
 
