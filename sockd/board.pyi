@@ -4,6 +4,7 @@ STATES: tuple[str, ...]
 FIELDS: tuple[str, ...]
 COUNTED: tuple[str, ...]
 SLOT_BYTES: int
+LAYOUT: int
 
 def bucket(usec: int) -> int: ...
 

@@ -29,6 +29,9 @@ cdef extern from *:
 
 SLOT_BYTES = SLOT_SIZE
 
+# Raised with every change of `struct Slot`: a master that goes on in this process may be another's.
+LAYOUT = 1
+
 STATES = ("free", "booting", "ready", "draining")
 """Values of a slot's `state`, by number."""
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from sockd import metrics
 
-_COLOURS = {"serving": "32", "ready": "32", "reloading": "33", "booting": "33", "draining": "33"}
+_COLOURS = dict.fromkeys(("serving", "ready"), "32") | dict.fromkeys(
+    ("reloading", "upgrading", "booting", "draining"), "33"
+)
 _STATE = 2  # the column that is coloured
 _HEAD = ("WORKER", "PID", "STATE", "AGE", "REQUESTS", "4XX", "5XX", "CONNS", "P99", "MEMORY")
 _RIGHT = frozenset({"PID", "AGE", "REQUESTS", "4XX", "5XX", "CONNS", "P99", "MEMORY"})

@@ -24,6 +24,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 _HISTORY = 120
 _HEAD = ("WORKER", "STATE", "AGE", "REQ/S", "P99", "5XX", "CONN", "MEMORY", "CPU", "NOW")
 _WIDTHS = (7, 8, 9, 7, 7, 5, 5, 8, 5)
+_WIDE = frozenset((2, 6))  # columns that a narrow screen leaves to the requests
+_NARROW = 100
 
 
 @dataclass
@@ -74,7 +76,7 @@ def frame(view: View, width: int, height: int, *, colour: bool = False) -> list[
     if len(table) > room:
         hidden = len(table) - room + 1
         table = [*table[: room - 1], cut(f"… {hidden} lines more", width)]
-    lines += [_painted(cut(_columns(_HEAD), width), "7", colour), *table]
+    lines += [_painted(cut(_columns(_HEAD, width), width), "7", colour), *table]
     state = f"sort {view.sort}{' reversed' if view.reverse else ''}, show {view.filter}"
     words = [view.note, "paused" if view.paused else "", state, KEYS]
     lines.append(_painted(cut("  ·  ".join(filter(None, words)), width), "2", colour))
@@ -178,15 +180,18 @@ def _rows(
         in_hand[0] if in_hand else "",
     )
     state = worker["state"]
-    yield cut(_columns(cells), width).replace(state, painted(state, state, colour), 1)
+    yield cut(_columns(cells, width), width).replace(state, painted(state, state, colour), 1)
     for more in in_hand[1:]:
-        yield cut(_columns(("",) * 9 + (more,)), width)
+        yield cut(_columns(("",) * 9 + (more,), width), width)
 
 
-def _columns(cells: Sequence[str]) -> str:
-    left = [cells[0].ljust(_WIDTHS[0]), cells[1].ljust(_WIDTHS[1])]
-    right = [cell.rjust(width) for cell, width in zip(cells[2:9], _WIDTHS[2:], strict=True)]
-    return "".join([*left, *right, "  ", cells[9]]).rstrip()
+def _columns(cells: Sequence[str], width: int) -> str:
+    made = [
+        cell.ljust(room) if number < 2 else cell.rjust(room)
+        for number, (cell, room) in enumerate(zip(cells[:9], _WIDTHS, strict=True))
+        if width >= _NARROW or number not in _WIDE
+    ]
+    return "".join([*made, "  ", cells[9]]).rstrip()
 
 
 def _is_shown(chosen: str, worker: Mapping[str, Any], threads: int) -> bool:

@@ -32,6 +32,7 @@ LAYERS = {
     "sockd.channel": 3,
     "sockd.loader": 3,
     "sockd.client": 4,
+    "sockd.manager": 4,
     "sockd.status": 4,
     "sockd.terminal": 4,
     "sockd.top": 5,
@@ -44,11 +45,13 @@ LAYERS = {
     "sockd.execute": 8,
     "sockd.init": 8,
     "sockd.units": 8,
-    "sockd.cli": 9,
-    "sockd.__main__": 10,
+    "sockd.doctor": 9,
+    "sockd.cli": 10,
+    "sockd.__main__": 11,
 }
 PACKAGES = {
     "sockd.cli",
+    "sockd.doctor",
     "sockd.execute",
     "sockd.http",
     "sockd.init",
@@ -187,7 +190,7 @@ def test_third_party_imports(source: str) -> None:
     [
         ("sockd.worker.forkserver", THIRD_PARTY | {"argparse", "sockd.config", "sockd.master"}),
         ("sockd.worker.process", THIRD_PARTY | {"argparse", "sockd.config", "sockd.master"}),
-        ("sockd.master.loop", {"jinja2", "sockd.units", "sockd.check"}),
+        ("sockd.master.loop", {"jinja2", "sockd.units", "sockd.check", "sockd.doctor"}),
         ("sockd.cli", THIRD_PARTY | {"sockd.units", "sockd.master", "sockd.http"}),
     ],
 )

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from sockd import __version__
-from sockd.cli import execute, look, prepare, running, serve
+from sockd.cli import doctor, execute, look, prepare, running, serve
 from sockd.cli.common import say, shown
 from sockd.errors import FAILED, INTERNAL, SockdError
 
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sockd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (serve, prepare, execute, running, look):
+    for group in (serve, prepare, execute, running, look, doctor):
         group.add(commands)
     return parser

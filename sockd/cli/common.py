@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -102,7 +102,9 @@ def key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def loader(options: argparse.Namespace) -> Callable[[], config.Config]:
+def loader(
+    options: argparse.Namespace, environ: Mapping[str, str] = os.environ
+) -> Callable[[], config.Config]:
     """Reads the configuration that the command line names, each time anew."""
     name, app = name_and_app(options.what)
     if name is None and options.config is None and app is None:
@@ -116,7 +118,7 @@ def loader(options: argparse.Namespace) -> Callable[[], config.Config]:
     }
     overrides = dict(options.set) | {key: value for key, value in given.items() if value}
     path = options.config and options.config.absolute()
-    return partial(config.load, name, path, overrides)
+    return partial(config.load, name, path, overrides, environ)
 
 
 def name_and_app(words: Sequence[str]) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""The commands that have a running service do something: reload, workers, stop."""
+"""The commands that have a running service do something: reload, upgrade, workers, stop."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def _reload(options: argparse.Namespace) -> int:
     )
     say(f"reloaded: generation {generation} serves")
     for note in notes:
+        say(note)
+    return OK
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    outcome = client.upgrade(client.locate(options.name))
+    was, now = outcome.before, outcome.after
+    how = f"from sockd {was} to {now}" if was != now else f"in place, sockd {now} again"
+    say(f"upgraded {how}: generation {outcome.generation} serves")
+    for note in outcome.notes:
         say(note)
     return OK
 
@@ -58,6 +68,15 @@ def add(commands: Commands) -> None:
         "\nIf it cannot be loaded, the old code serves on, and the exit code is 1.",
         ("sockd reload shop", "after a deployment; `systemctl reload shop` does the same"),
     )
+    upgrade = add_command(
+        commands,
+        "upgrade",
+        _upgrade,
+        "have the installed version of sockd take over a service, and wait for the outcome",
+        "\nThe master's process goes on under its number, and the application is loaded anew.\n"
+        "If that version cannot go on, the running one serves on, and the exit code is 1.",
+        ("sockd upgrade shop", "after pip installed another; the Debian package does it"),
+    )
     stop = add_command(
         commands,
         "stop",
@@ -75,5 +94,5 @@ def add(commands: Commands) -> None:
         ("sockd workers shop +2", "two more"),
         ("sockd workers -1", "one fewer, of the only running service"),
     )
-    add_name(reload, stop, workers)
+    add_name(reload, upgrade, stop, workers)
     workers.add_argument("by", metavar="±N", type=_by, help="how many more (+N) or fewer (-N)")

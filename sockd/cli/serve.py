@@ -25,6 +25,11 @@ def add(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from sockd.master.loop import serve
 
+    if options.prove is not None:
+        from sockd.master.upgrade import prove
+
+        print(prove(options.prove, loader(options)))
+        return OK
     if options.runtime_dir is not None:
         os.environ["RUNTIME_DIRECTORY"] = str(options.runtime_dir.absolute())
     return serve(loader(options), watch=options.reload)
@@ -66,6 +71,7 @@ def _add_serve(commands: Commands) -> None:
     serve.add_argument(
         "--runtime-dir", metavar="DIR", type=file_path, help="where control.sock is made"
     )
+    serve.add_argument("--prove", type=int, help=argparse.SUPPRESS)
 
 
 def _add_check(commands: Commands) -> None:

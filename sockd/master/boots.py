@@ -214,5 +214,6 @@ class GenerationRules(WorkerRules):
 
     def _relaunch_needed(self) -> bool:
         """A generation without its fork server serves on, but cannot replace a worker."""
-        busy = self.stopping or self.candidate or self.handover
-        return not busy and self.live is not None and self.live.server is S.GONE
+        busy = self.stopping or self.candidate or self.handover or self.proving
+        live = self.live
+        return not busy and live is not None and live.wanted > 0 and live.server is S.GONE

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sockd.activation import Listener, bind_unix
 from sockd.http import parser
 from sockd.http.parser import RequestHead
+from sockd.master.inheritance import Asked, ControlSocket
 
 LARGEST = 8192  # bytes of a request
 MOST_CLIENTS = 32
@@ -78,6 +79,16 @@ class Control:
         self.accepting = False
         self._listen(True)
 
+    def state(self) -> ControlSocket:
+        assert self.listener.inode
+        return ControlSocket(
+            self.listener.socket.fileno(),
+            self.listener.address,
+            self.listener.inode,
+            str(self._made) if self._made else None,
+            [client.state() for client in self.clients],
+        )
+
     @classmethod
     def at(cls, path: Path, selector: Selector, answer: Answer) -> Control:
         """At a path that is made for it. BindError, PermissionDenied."""
@@ -88,6 +99,17 @@ class Control:
                 made = path.parent
         control = cls(bind_unix(str(path), backlog=BACKLOG, umask=0o177), selector, answer)
         control._made = made
+        return control
+
+    @classmethod
+    def inherited(cls, state: ControlSocket, selector: Selector, answer: Answer) -> Control:
+        """The one that an earlier master in this process has made, with its clients."""
+        device, number = state.inode
+        sock = socket.socket(fileno=state.fd)
+        name = Path(state.path).stem
+        control = cls(Listener(name, sock, state.path, (device, number)), selector, answer)
+        control._made = Path(state.made) if state.made else None
+        control.clients |= {Client.inherited(client, control) for client in state.clients}
         return control
 
     def _listen(self, on: bool) -> None:
@@ -139,8 +161,31 @@ class Client:
         self.received = bytearray()
         self.to_send = b""
         self.asked = False
+        self.upgrading = False  # it waits for the answer of the master to come
+        self.asked_of = ""  # the version of the master before, if it asked that one
         self.deadline: float | None = time.monotonic() + PATIENCE
         self._watch(selectors.EVENT_READ)
+
+    @classmethod
+    def inherited(cls, state: Asked, control: Control) -> Self:
+        self = cls(socket.socket(fileno=state.fd), control)
+        self.received += state.received.encode("latin-1")
+        self.to_send = state.to_send.encode("latin-1")
+        self.asked, self.upgrading = state.asked, state.upgrading
+        if self.to_send:
+            self._watch(selectors.EVENT_WRITE)
+        elif self.asked:
+            self.deadline = None
+        return self
+
+    def state(self) -> Asked:
+        return Asked(
+            self.socket.fileno(),
+            self.received.decode("latin-1"),
+            self.to_send.decode("latin-1"),
+            self.asked,
+            self.upgrading,
+        )
 
     def _watch(self, events: int) -> None:
         selector = self.control.selector

@@ -8,9 +8,10 @@ from http import HTTPStatus
 from importlib import resources
 from typing import Any
 
+import sockd
 from sockd import metrics
 from sockd.master.control import Client, Refused
-from sockd.master.events import Event, Reload, Reply, Resize, Stop
+from sockd.master.events import Event, Reload, Reply, Resize, Stop, Upgrade
 from sockd.master.fleet import Fleet
 from sockd.master.report import Reporter
 from sockd.master.service import Service
@@ -43,6 +44,9 @@ class Desk:
                 self.stacks.ask(lambda content: client.reply(HTTPStatus.OK, content))
             case "POST", "/reload":
                 self.happened(Reload(client))
+            case "POST", "/upgrade":
+                client.upgrading = True
+                self.happened(Upgrade(client))
             case "POST", "/stop":
                 quick = isinstance(body, dict) and body.get("quick") is True
                 self.happened(Stop(quick))
@@ -52,7 +56,7 @@ class Desk:
                 if not isinstance(by, int) or isinstance(by, bool) or not by:
                     raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
                 self.happened(Resize(by, client))
-            case _, "/stacks" | "/reload" | "/stop" | "/workers":
+            case _, "/stacks" | "/reload" | "/upgrade" | "/stop" | "/workers":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
                 self.looked(client, method, path, body)
@@ -106,6 +110,8 @@ class Desk:
         client = decision.token
         assert isinstance(client, Client)
         content: dict[str, Any] = {"ok": decision.ok, "generation": decision.generation}
+        if client.upgrading:
+            content |= {"sockd": sockd.__version__, "from": client.asked_of}
         if decision.ok:
             content["notes"] = self.service.waiting()
             content["workers"] = self.fleet.live.wanted if self.fleet.live else 0

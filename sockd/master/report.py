@@ -152,7 +152,9 @@ def line(fleet: Fleet, board: Board) -> str:
     ready = fleet.live.in_state(W.READY)
     busy = sum(1 for worker in ready if board.read(worker.slot)["request_started_usec"])
     text = f"generation {fleet.live.number}: {_count(len(ready), 'worker')}, {busy} busy"
-    if len(ready) < fleet.live.wanted:
+    if not fleet.live.wanted:
+        text += ", drained until a reload or `sockd workers +1`"
+    elif len(ready) < fleet.live.wanted:
         text += f", {fleet.live.wanted} wanted"
     draining = [worker for worker in fleet.workers() if worker.state is W.DRAINING]
     if draining:
@@ -161,6 +163,8 @@ def line(fleet: Fleet, board: Board) -> str:
             _request(worker, board) for worker in draining if _request(worker, board)
         ]:
             text += f" ({', '.join(busy_with[:MOST_REQUESTS])})"
+    if fleet.proving:
+        text += "; trying the sockd that is to go on"
     if fleet.candidate:
         text += f"; loading generation {fleet.candidate.number}"
     elif fleet.last_error:

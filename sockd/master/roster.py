@@ -61,6 +61,8 @@ class Roster:
         self._gave_up: Exit | None = None
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
+        self.upgrades: list[object] | None = None  # who waits for that
+        self.proving = False  # whether the other sockd can go on
         self._start_at: float | None = None
         self._relaunch = Hold(longest_hold)
         self._strays: dict[int, Exited] = {}

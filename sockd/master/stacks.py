@@ -51,9 +51,6 @@ class _Asked:
     def _signal(self, now: float) -> None:
         self.before = self.seen = self.lifeline.dumped_size()
         self.until = now + WRITING
-        if self.lifeline.dump < 0:
-            self.how, self.text = "silent", ""
-            return
         with contextlib.suppress(ProcessLookupError):  # not reaped, so its number is its own
             os.kill(self.pid, DUMP_SIGNAL)
 
@@ -74,7 +71,7 @@ class Stacks:
 
     def _begin(self, now: float) -> Iterator[_Asked]:
         for lifeline in self._lifelines.values():
-            if lifeline.pid and lifeline.is_ready:
+            if lifeline.pid and lifeline.dump >= 0:
                 lifeline.answer = None
                 lifeline.send({"stacks": True})
                 yield _Asked(lifeline, lifeline.pid, now + ASKING)

@@ -135,6 +135,7 @@ class Generation:
     state: G = G.BOOTING
     plan: Plan = field(default_factory=Plan)
     wanted: int = 0
+    withdrawn: int = 0  # what was wanted before all workers were to drain
     workers: dict[int, Worker] = field(default_factory=dict)
     serial: int = 0
     server: S = S.RUNNING

@@ -19,6 +19,7 @@ from typing import Any
 from sockd import histogram
 from sockd.board import COUNTED, Board
 from sockd.master import processes
+from sockd.master.inheritance import TotalsState
 
 FORMAT = 1
 SAVING = 5.0  # seconds between two times that the counts of living workers are written
@@ -114,6 +115,16 @@ class Totals:
                     ended = Counts.parse(state["counts"])
                     happened = Counter({k: int(v) for k, v in state["happened"].items()})
                     self.ended, self.earlier = ended, happened
+
+    def state(self, board: Board, living: Iterable[tuple[int, int | None]]) -> TotalsState:
+        """What the next master in this process goes on with."""
+        return TotalsState(self.ended.state(), self.now(board, living).state(), dict(self.earlier))
+
+    def inherit(self, state: TotalsState, *, alone: bool) -> None:
+        """`alone`: without the board that the workers of the earlier master write."""
+        self.earlier = Counter(state.earlier)
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            self.ended = Counts.parse(state.all if alone else state.ended)
 
     def worker_ended(self, board: Board, slot: int) -> None:
         """Before its slot is cleared."""

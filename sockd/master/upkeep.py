@@ -46,7 +46,9 @@ class UpkeepRules(GenerationRules):
         requests = sum(figures.requests for figures in event.figures.values())
         quiet = not event.connections and requests == self._requests
         self._requests = requests
-        settled = not (self.candidate or self.handover or self._queued or self._resizing)
+        settled = live.wanted and not (
+            self.candidate or self.handover or self._queued or self._resizing or self.proving
+        )
         if not quiet or not settled or self._busy_at < live.live_at:
             self._busy_at = now
         elif now - self._busy_at >= live.plan.upkeep.idle_exit:

@@ -17,7 +17,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -45,10 +45,10 @@ class Worker:
         self.dump = dump
         self.app: Application | None = None
         self.loop: Loop | None = None
-        self.access: AccessLog | None = None
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
+        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
@@ -70,8 +70,9 @@ class Worker:
             handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
             if self.spec.settings.log.access != "off":
-                self.access = AccessLog(self.spec.settings.log)
-                self.loop.log_access(self.access)
+                access = AccessLog(self.spec.settings.log)
+                self.loop.log_access(access)
+                self.log_files.append(access.reopen)
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
@@ -168,11 +169,19 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                self._drain(message["drain"], message["close_idle"], message["accept_rest"])
+                close_idle = message.get("close_idle", False)
+                self._drain(message["drain"], close_idle, message.get("accept_rest", False))
             elif "stop" in message:
                 self._stop()
             elif "stacks" in message:
                 self._say({"stacks": told()})
+            elif "reopen" in message:
+                self._reopen()
+
+    def _reopen(self) -> None:
+        """Open log files anew, by their names."""
+        for reopen in self.log_files:
+            reopen()
 
     def _orphaned(self) -> None:
         journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
@@ -222,11 +231,6 @@ class Worker:
             messages.send(self.lifeline, {"failed": words})
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
-
-    def reopen(self) -> None:
-        """Open log files anew, after they were renamed."""
-        if self.access:
-            self.access.reopen()
 
     def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):  # its end tells what that means
