@@ -79,7 +79,7 @@ def browser(directory: Path, url: str) -> Iterator[Page]:
     with (directory / "browser.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        with connect(_tab(process, profile), max_size=None) as connection:
+        with connect(_tab(process, profile), max_size=None, ping_interval=None) as connection:
             page = Page(connection)
             page.tell("Page.navigate", url=url)
             yield page
