@@ -246,6 +246,12 @@ def status(path: Path) -> dict[str, Any]:
     return _expected(*request(path, "GET", "/status", timeout=_ANSWER))
 
 
+def stacks(path: Path) -> dict[str, Any]:
+    """The document of GET /stacks: `workers`, each with `id`, `pid`, `how` its stacks were got
+    (asked, signalled, or silent when they could not be), and `stacks`."""
+    return _expected(*request(path, "GET", "/stacks", timeout=_ANSWER))
+
+
 def reload(path: Path, *, watch_pid: int | None = None) -> tuple[int, list[str]]:
     """Reload and wait for the outcome: the generation that serves, and what changed but waits for
     more than a reload. AppError with the application's traceback as detail when it cannot be

@@ -219,6 +219,9 @@ def test_help_has_examples(tmp_path: Path) -> None:
             "upgrade",
             "stop",
             "status",
+            "top",
+            "stacks",
+            "metrics",
             "workers",
         )
     }

@@ -1156,10 +1156,13 @@ cdef class Loop:
         the application is to blame, else information, since clients come and go as they like."""
         if self.handler.report is None:
             return
-        request = (<Response>c.response).describe() if c.response != NULL else ""
+        request = ""
+        fields = {"PRIORITY": "4" if of_app else "6"}
+        if c.response != NULL:
+            request = (<Response>c.response).describe()
+            fields["SOCKD_REQUEST_ID"] = id_of(<Response>c.response, self.slot)
         peer = peer_of(c)[0] or "a Unix socket"
-        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None,
-                            {"PRIORITY": "4" if of_app else "6"})
+        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None, fields)
 
     cdef _note_refusal(self, Connection* c, int verdict):
         cdef int status = refusal(verdict).status

@@ -91,6 +91,7 @@ class LifelineState:
     fd: int
     pid: int | None = None
     open: bool = True
+    dump: int = -1
 
 
 @dataclass
@@ -153,6 +154,7 @@ class State:
         for server in self.servers:
             found += [server.dump, *([] if server.control is None else [server.control])]
         found += [one.fd for one in self.lifelines]
+        found += [one.dump for one in self.lifelines if one.dump >= 0]
         if self.control:
             found += [self.control.fd, *(one.fd for one in self.control.clients)]
         return found + [fd for fds in self.service.kept.values() for fd in fds]

@@ -18,6 +18,9 @@ from sockd.master.inheritance import Listening, ServiceState
 from sockd.master.watcher import Watcher, watched
 from sockd.worker import messages
 
+WINDOWS = ("status", "metrics")
+"""Names of listeners that are not the application's (FileDescriptorName=, systemd.socket(5))."""
+
 
 class Service:
     def __init__(
@@ -37,11 +40,12 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
+        self.windows: list[Listener] = []
         if inherited:
             self._inherit(inherited)
         else:
             try:
-                self.listeners = activation.adopt()
+                self._sort(activation.adopt())
             except SockdError as error:
                 self._listen_error = error  # a boot that fails, as others do
             self.adopted = bool(self.listeners)
@@ -57,12 +61,19 @@ class Service:
             return Config(state.name, path, messages.settings(values), {})
 
         self.config, self._began_with = config(state.settings), config(state.began_with)
-        journal.configure(self.config.settings.log.level, sockd_name=state.name)
+        log = self.config.settings.log
+        journal.configure(log.level, log.format, sockd_name=state.name)
         self.adopted, self.kept = state.adopted, state.kept
+        listeners = []
         for one in state.listeners:
             inode = (one.inode[0], one.inode[1]) if one.inode else None
             sock = socket.socket(fileno=one.fd)
-            self.listeners.append(Listener(one.name, sock, one.address, inode))
+            listeners.append(Listener(one.name, sock, one.address, inode))
+        self._sort(listeners)
+
+    def _sort(self, listeners: list[Listener]) -> None:
+        self.windows = [one for one in listeners if one.name in WINDOWS]
+        self.listeners = [one for one in listeners if one.name not in WINDOWS]
 
     def state(self) -> ServiceState:
         assert self.config
@@ -74,7 +85,7 @@ class Service:
             asdict(self._began_with.settings),
             [
                 Listening(one.socket.fileno(), one.name, one.address, one.inode)
-                for one in self.listeners
+                for one in (*self.listeners, *self.windows)
             ],
             self.adopted,
             self.kept,
@@ -146,5 +157,5 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
-        for listener in self.listeners:
+        for listener in (*self.listeners, *self.windows):
             listener.close()

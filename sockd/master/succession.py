@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import selectors
 from collections import deque
-from pathlib import Path
 
 import sockd
 from sockd import board, journal
@@ -136,17 +135,20 @@ class Succession:
                 self._listen_to_worker(self.lifelines[lifeline.worker])
         clients: dict[int, Client] = {}
         if state.control:
-            path = Path(state.control.path)
-            self.control = Control(path, self.selector, self.desk.asked, state.control)
+            self.control = Control.inherited(state.control, self.selector, self.desk.asked)
             for client in self.control.clients:
                 client.asked_of = state.sockd
                 clients[client.socket.fileno()] = client
+        self._open_windows()
         inheritance.give(state.fleet, self.fleet, clients.get)
 
     def _listen_to_server(self, server: ForkServer) -> None:
         raise NotImplementedError
 
     def _listen_to_worker(self, lifeline: Lifeline) -> None:
+        raise NotImplementedError
+
+    def _open_windows(self) -> None:
         raise NotImplementedError
 
 

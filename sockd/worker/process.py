@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -29,6 +30,7 @@ from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
 from sockd.worker.overruns import Overruns
+from sockd.worker.stacks import told
 from sockd.worker.wsgi import WSGIHandler
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
@@ -76,7 +78,8 @@ class Worker:
             return error.exit_code if isinstance(error, AppError) else INTERNAL
         self._keep_deadlines()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
-        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
+        ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
+        self._say(ready, [self.dump])
         self._wait_to_serve()
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
@@ -174,6 +177,8 @@ class Worker:
                 self._drain(message["drain"], close_idle, message.get("accept_rest", False))
             elif "stop" in message:
                 self._stop()
+            elif "stacks" in message:
+                self._say({"stacks": told()})
             elif "reopen" in message and self.access:
                 self.access.reopen()
 
@@ -226,9 +231,9 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message) -> bool:
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> bool:
         with contextlib.suppress(OSError):  # its end tells what that means
-            messages.send(self.lifeline, message)
+            messages.send(self.lifeline, message, descriptors)
             return True
         return False
 
