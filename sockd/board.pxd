@@ -5,7 +5,7 @@ cdef enum:
     SLOT_SIZE = 4096
 
 cdef enum SlotState:
-    FREE, BOOTING, READY, DRAINING
+    FREE, BOOTING, READY, DRAINING, LEAVING
 
 cdef struct Slot:
     uint64_t state

@@ -22,8 +22,9 @@ cdef extern from *:
 # A page for each slot: histograms fit in later without moving what is there.
 SLOT_BYTES = SLOT_SIZE
 
-STATES = ("free", "booting", "ready", "draining")
-"""Values of a slot's `state`, by number."""
+STATES = ("free", "booting", "ready", "draining", "leaving")
+"""Values of a slot's `state`, by number. Leaving is draining, with others that take over what is
+idle."""
 
 FIELDS = (
     "state", "generation", "worker", "pid", "started_usec", "beat_usec",

@@ -15,7 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, READY, SLOT_SIZE, Slot
+from sockd.board cimport DRAINING, LEAVING, READY, SLOT_SIZE, Slot
 from sockd.http.connections cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
@@ -43,6 +43,7 @@ from sockd.http.connections cimport (
     take_head,
     want,
 )
+from sockd.http.handover cimport MOST, give_idle
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport head_begun, parse_head
 
@@ -114,8 +115,8 @@ cdef enum:
     TAKEN = 8
 
 
-cdef Helper* helper_new(Connections* all) noexcept nogil:
-    """A helper for `all` that is not started, its lock held by the caller; NULL (errno) if it
+cdef Helper* helper_new(Connections* all, Channel* channel) noexcept nogil:
+    """A helper for `all` and `channel` that is not started, its lock held by the caller; NULL (errno) if it
     cannot be. What it shall do is set in it before it is started."""
     cdef Helper* helper = <Helper*>calloc(1, sizeof(Helper))
     if helper == NULL:
@@ -123,6 +124,7 @@ cdef Helper* helper_new(Connections* all) noexcept nogil:
     pthread_mutex_init(&helper.lock, NULL)
     pthread_mutex_lock(&helper.lock)
     helper.all = all
+    helper.channel = channel
     helper.lifeline = -1
     helper.scratch = <char*>malloc(SCRATCH)
     helper.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -228,7 +230,7 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
     else:
         # The master is gone: whoever asks is told to go elsewhere, also while the loop is away.
         epoll_ctl(helper.epoll, EPOLL_CTL_DEL, helper.lifeline, NULL)
-        helper.all.slot.state = DRAINING
+        helper.all.slot.state = LEAVING if helper.channel.outlives else DRAINING
 
 
 cdef void _attend(Helper* helper) noexcept nogil:
@@ -244,7 +246,11 @@ cdef void _attend(Helper* helper) noexcept nogil:
     if since != helper.attended_usec:
         helper.attended_usec = since
         helper.taken = 0
-    if load(&helper.away_usec):
+    if helper.all.slot.state == LEAVING and helper.channel.give >= 0:
+        # The loop would do the same, and some wait for it that need not.
+        if load(&helper.away_usec):
+            give_idle(helper.all, helper.channel, MOST)
+    elif load(&helper.away_usec):
         # epoll goes round what is ready, so as many answers as all connections fill have had each.
         passes = helper.all.slot.connections // EVENTS + 1
         while passes and count == EVENTS:
@@ -336,7 +342,7 @@ cdef int _read(Helper* helper, Connection* c) noexcept nogil:
         c.taken = False
         c.served += 1
         if not health_answer(
-            c.fd, c.head, c.input.data, all.slot.state == DRAINING, time(NULL)
+            c.fd, c.head, c.input.data, all.slot.state > <uint64_t>READY, time(NULL)
         ):
             shutdown(c.fd, SHUT_RDWR)
             return 0

@@ -130,7 +130,7 @@ class GenerationRules(WorkerRules):
         self.handover = Handover(generation, waiting, now + HANDOVER)
         old.change("retired")
         for worker in list(old.workers.values()):
-            self._end_worker(worker, now, close_idle=False)
+            self._end_worker(worker, now)
         self._close_server(old, now)
 
     def _conclude(self, handover: Handover) -> None:

@@ -301,6 +301,7 @@ class Drain:
     worker: WorkerId
     seconds: float
     close_idle: bool
+    hand_over: bool  # others take its connections
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Fleet(UpkeepRules):
                 generation.deadline = None
             for worker in list(generation.workers.values()):
                 if self.quick or serving or worker.state is W.DRAINING:
-                    self._end_worker(worker, now, close_idle=not event.idle)
+                    self._end_worker(worker, now, close_idle=not event.idle, hand_over=False)
                 else:
                     self._kill(worker, "the service is stopping", now)
             if serving:

@@ -127,6 +127,7 @@ class Master:
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.service = Service(load, watch, self.selector, lambda: self.events.append(Reload()))
+        self.service.channel.keep(self.notifier)
         keep_descriptors()
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
@@ -311,6 +312,7 @@ class Master:
                 generation,
                 config,
                 self.service.listeners,
+                self.service.channel,
                 self.board.fd,
                 preload=preload,
                 activated=self.service.adopted,
@@ -401,10 +403,13 @@ class Master:
             "drain": decision.seconds,
             "close_idle": decision.close_idle,
             "accept_rest": accept_rest,
+            "hand_over": decision.hand_over,
         }
         if decision.worker in self.lifelines:
-            # Its helper tells health checks so, also while it is too busy to hear the order.
-            self.board.set_state(self.lifelines[decision.worker].slot, "draining")
+            # Its helper tells health checks so and gives idle connections away, also while it is
+            # too busy to hear the order.
+            state = "leaving" if decision.hand_over else "draining"
+            self.board.set_state(self.lifelines[decision.worker].slot, state)
         self._tell(decision.worker, message)
 
     def _kill_worker(self, decision: KillWorker) -> None:

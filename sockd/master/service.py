@@ -6,8 +6,9 @@ import selectors
 from collections.abc import Callable
 
 import sockd
-from sockd import activation, journal
+from sockd import activation, channel, journal
 from sockd.activation import Listener
+from sockd.channel import Channel
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.watcher import Watcher, watched
@@ -28,10 +29,12 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
+        stored: dict[str, list[int]] = {}
         try:
-            self.listeners = activation.adopt()
+            self.listeners = activation.adopt(channel.NAMES, stored)
         except SockdError as error:
             self._listen_error = error  # a boot that fails, as others do
+        self.channel = Channel.find(stored)
         self.adopted = bool(self.listeners)
         self._watch = watch
         self.watcher: Watcher | None = None
@@ -100,5 +103,6 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
+        self.channel.close()
         for listener in self.listeners:
             listener.close()

@@ -167,7 +167,9 @@ class WorkerRules(Roster):
         if worker.ready_at is None:
             generation.boots.failed(worker.born, now)
 
-    def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
+    def _end_worker(
+        self, worker: Worker, now: float, close_idle: bool = False, hand_over: bool = True
+    ) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""
         drain = self.generations[worker.id.generation].plan.drain
         if worker.state is W.KILLED:
@@ -181,7 +183,7 @@ class WorkerRules(Roster):
             patience = GRACE
             worker.cause = "did not stop"
         else:
-            self._do(Drain(worker.id, drain, close_idle))
+            self._do(Drain(worker.id, drain, close_idle, hand_over))
             patience = drain + GRACE
             worker.cause = LATE.format(drain)
         if worker.state is not W.DRAINING:
@@ -192,7 +194,7 @@ class WorkerRules(Roster):
 
     def _kill(self, worker: Worker, cause: str, now: float) -> None:
         if worker.state is W.SPAWNING:
-            self._end_worker(worker, now, close_idle=True)
+            self._end_worker(worker, now)
         elif worker.state is not W.KILLED:
             assert worker.pid is not None
             worker.change("killed")
@@ -248,4 +250,4 @@ class WorkerRules(Roster):
         # The one that was replaced goes first, then the youngest.
         ready.sort(key=lambda worker: worker.id == generation.recycled)
         for worker in ready[generation.wanted :]:
-            self._end_worker(worker, now, close_idle=False)
+            self._end_worker(worker, now)
