@@ -245,7 +245,7 @@ def _application(config: Config, whom: str) -> Finding:
     target, begun = config.settings.app.target, time.monotonic()
     server = None
     try:
-        server = ForkServer(1, config, [], Board.create(1).fd)
+        server = ForkServer(1, config, [], channel, Board.create(1).fd)
         left = _await_import(server)
     except SockdError as error:
         place = _at(config, "app.target")

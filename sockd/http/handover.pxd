@@ -26,7 +26,8 @@ cdef struct Channel:
     uint64_t unreadable  # connections that were answered with 503, or lost, and not told of yet
 
 
-cdef int channel_join(Channel* channel, int give, int take, bint outlives, list names) except -1
+cdef bint channel_join(
+    Channel* channel, int give, int take, bint outlives, list names) except -1
 cdef bint movable(const Connection* c) noexcept nogil
 cdef bint give(Connections* all, Channel* channel, Connection** some, int count) noexcept nogil
 cdef bint give_idle(Connections* all, Channel* channel, int batch) noexcept nogil

@@ -170,6 +170,8 @@ cdef enum:
     COUNT_USEC = 1000000
     # Those that the application may open meanwhile.
     SPARE = 32
+    # RLIMIT_NOFILE below which there is no channel.
+    FEWEST = 3 * RIGHTS
 
 # The payload of a message.
 cdef struct Envelope:
@@ -205,20 +207,25 @@ cdef uint64_t _name(bytes address):
     return mixed
 
 
-cdef int channel_join(Channel* channel, int give, int take, bint outlives, list names) except -1:
-    """`names`: the addresses of the listeners, in the order of their numbers."""
+cdef bint channel_join(
+    Channel* channel, int give, int take, bint outlives, list names
+) except -1:
+    """`names`: the addresses of the listeners, in the order of their numbers. False, and without a
+    channel, where so few descriptors are allowed that messages could not be received."""
     cdef rlimit limit
     cdef int index
+    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+        raise OSError(errno, "cannot learn how many descriptors there may be")
+    if limit.rlim_cur < FEWEST:
+        return False
+    channel.most_descriptors = limit.rlim_cur
     channel.give = give
     channel.take = take
     channel.outlives = outlives
     channel.listeners = len(names)
     for index in range(channel.listeners):
         channel.names[index] = _name(os.fsencode(names[index]))
-    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
-        raise OSError(errno, "cannot learn how many descriptors there may be")
-    channel.most_descriptors = limit.rlim_cur
-    return 0
+    return True
 
 
 cdef bint movable(const Connection* c) noexcept nogil:
@@ -380,7 +387,7 @@ cdef int take(Connections* all, Channel* channel) noexcept nogil:
     ):
         for i in range(count):
             _turn_away(fds[i])
-        channel.unreadable += max(count, 1)
+        channel.unreadable += max(count - 1, 0)  # the first is none
         return UNREADABLE
     taken = _adopt(all, channel, fds[0], fds + 1, count - 1)
     close(fds[0])

@@ -269,8 +269,12 @@ cdef class Loop:
         ends all of them hold. `outlives`: whoever serves after all of them are gone has it too."""
         # A name, since a later process may have its listeners in another order.
         names = [_address(listener) for listener in self.listeners]
-        channel_join(&self.channel, give, take, outlives, names)
+        if not channel_join(&self.channel, give, take, outlives, names):
+            return
+        on = self.listening.on
+        self.listening.turn(False)
         self.listening.channel = take
+        self.listening.turn(on)
 
     def stop(self):
         """Quick end: `run` closes every connection and returns."""
