@@ -23,6 +23,7 @@ from typing import Literal
 from sockd import activation, client
 from sockd.activation import Listener
 from sockd.board import Board
+from sockd.channel import Channel
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
 from sockd.identity import Identity, find, find_group, find_user
@@ -244,6 +245,7 @@ def _at(config: Config, key: str) -> str:
 def _application(config: Config, whom: str) -> Finding:
     target, begun = config.settings.app.target, time.monotonic()
     server = None
+    channel = Channel.find({})
     try:
         server = ForkServer(1, config, [], channel, Board.create(1).fd)
         left = _await_import(server)
@@ -251,6 +253,7 @@ def _application(config: Config, whom: str) -> Finding:
         place = _at(config, "app.target")
         return Finding("problem", f"{place}: {error}", error.exit_code, error.detail)
     finally:
+        channel.close()
         if server is not None:
             server.kill()
             with contextlib.suppress(ChildProcessError):  # its end was asked for already

@@ -60,7 +60,7 @@ cdef enum:
 
 cdef const char* SPOOL_DIRECTORY = b"/var/tmp"
 
-cdef size_t in_memory = 0  # bytes, of all bodies of this process
+cdef size_t in_memory = 0  # bytes of buffers, of all bodies of this process
 
 
 cdef Body* body_new(bint chunked, int64_t length, int64_t limit) noexcept nogil:
@@ -89,16 +89,18 @@ cdef void body_free(Body* body) noexcept nogil:
 
 cdef void _drop_data(Body* body) noexcept nogil:
     global in_memory
-    in_memory -= body.size
+    in_memory -= body.capacity
     free(body.data)
     body.data = NULL
     body.size = body.capacity = 0
 
 
 cdef bint _reserve(Body* body, size_t capacity) noexcept nogil:
+    global in_memory
     cdef char* grown = <char*>realloc(body.data, capacity)
     if grown == NULL:
         return False
+    in_memory += capacity - body.capacity
     body.data = grown
     body.capacity = capacity
     return True
@@ -118,15 +120,12 @@ cdef bint _write_all(int fd, const char* data, size_t size) noexcept nogil:
 
 
 cdef bint _flush(Body* body) noexcept nogil:
-    global in_memory
     cdef size_t size = body.size
-    in_memory -= size
     body.size = 0
     return _write_all(body.fd, body.data, size)
 
 
 cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
-    global in_memory
     cdef size_t needed = body.size + size
     cdef size_t capacity
     body.received += size
@@ -136,9 +135,7 @@ cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
                 return -SPOOL_FAILED
             if size > BLOCK:
                 return 0 if _write_all(body.fd, data, size) else -SPOOL_FAILED
-    elif not body.streamed and (
-        needed > IN_MEMORY or (needed > BLOCK and in_memory + size > ALL_IN_MEMORY)
-    ):
+    elif needed > IN_MEMORY and not body.streamed:
         return _keep_in_file(body, data, size)
     elif needed > body.capacity:
         capacity = body.capacity * 2 if body.capacity else 4096
@@ -146,11 +143,13 @@ cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
             capacity = <size_t>body.length
         while capacity < needed:
             capacity *= 2
+        if (capacity > BLOCK and in_memory + capacity - body.capacity > ALL_IN_MEMORY
+                and not body.streamed):
+            return _keep_in_file(body, data, size)
         if not _reserve(body, capacity):
             return -SPOOL_FAILED
     memcpy(body.data + body.size, data, size)
     body.size += size
-    in_memory += size
     return 0
 
 
@@ -345,8 +344,6 @@ cdef int _trailer(Body* body, char byte, const Limits* limits) noexcept nogil:
 
 cdef void body_release(Body* body) noexcept nogil:
     """All data so far has been read and is not needed any more."""
-    global in_memory
-    in_memory -= body.size
     body.size = 0
 
 

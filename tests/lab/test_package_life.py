@@ -29,9 +29,11 @@ class Apt:
         self.before = self.files()
 
     def files(self) -> set[str]:
-        """All that could be left: what apt, dpkg and the system write for themselves apart."""
+        """All that could be left: what apt, dpkg and the system write for themselves apart. agetty
+        makes its file when a console's getty starts again, whenever that is."""
         apart = (
-            "/dev|/proc|/sys|/run/(systemd|log|udev|utmp|dbus|user|private|needrestart)|/root|/tmp|/srv"
+            "/dev|/proc|/sys|/root|/tmp|/srv"
+            "|/run/(systemd|log|udev|utmp|dbus|user|private|needrestart|agetty.reload)"
             "|/var/(cache|log|tmp|backups)|/var/lib/(apt|systemd|private|nginx)"
             "|/var/lib/dpkg/(status|available|lock|triggers|diversions|statoverride)"
             "|/var/lib/dpkg/info/format|/etc/(mtab|ld.so.cache)"
