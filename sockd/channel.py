@@ -1,9 +1,9 @@
 """The handover channel: who holds its two ends.
 
-It is a pair of SOCK_SEQPACKET sockets (unix(7)). A worker sends connections into `give`, another one
-receives them from `take`; docs/design/handover.md has the messages. All processes of a service hold
-both, and so does the service manager (FDSTORE=1 of sd_notify(3)): connections that were given and
-not taken are nobody's but the channel's, and wait there for whoever comes next.
+It is a pair of SOCK_SEQPACKET sockets (unix(7)). A worker sends connections into `give`, another
+receives them from `take`; docs/design/handover.md has the messages. All processes of a service
+hold both, and so does the service manager (FDSTORE=1 of sd_notify(3)): connections that were given
+and not taken are nobody's but the channel's, and wait there for whoever comes next.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
-
-from sockd.notify import Notifier
 
 GIVE, TAKE = NAMES = ("sockd-give", "sockd-take")
 """What the service manager calls the ends (FDNAME=)."""
@@ -40,20 +38,12 @@ class Channel:
                 except OSError:
                     with contextlib.suppress(OSError):
                         os.close(fd)
-        if [len(stored.get(name, ())) for name in NAMES] == [1, 1] and len(ends) == 2:
-            if all(_is_end(end) for end in ends):
-                return cls(ends[0], ends[1], found=True)
+        one_each = [len(stored.get(name, ())) for name in NAMES] == [1, 1]
+        if one_each and len(ends) == len(NAMES) and all(map(_is_end, ends)):
+            return cls(ends[0], ends[1], found=True)
         for end in ends:
             end.close()
         return cls(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-
-    def keep(self, notifier: Notifier) -> None:
-        """Have the service manager hold it too, if there is one, in place of whatever it has by
-        these names."""
-        if notifier.supervised and not self.found:
-            for name, end in zip(NAMES, (self.give, self.take), strict=True):
-                notifier.unstore(name)
-                self.outlives = notifier.store(name, end.fileno())
 
     def descriptors(self) -> list[int]:
         return [self.give.fileno(), self.take.fileno()]

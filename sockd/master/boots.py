@@ -137,6 +137,7 @@ class GenerationRules(WorkerRules):
         self.handover = None
         self.last_error = None
         generation = handover.generation
+        assert generation
         if generation.asked:
             self.reloads_ok += 1
             self._say(NOTICE, f"reload ok: generation {generation.number} serves", generation)

@@ -12,17 +12,24 @@ from sockd.master import report
 from sockd.master.control import Client, Refused
 from sockd.master.events import Event, Reload, Reply, Resize, Stop
 from sockd.master.fleet import Fleet
+from sockd.master.leftover import LeftOver
 from sockd.master.service import Service
 
 
 class Desk:
     def __init__(
-        self, fleet: Fleet, board: Board, service: Service, happened: Callable[[Event], None]
+        self,
+        fleet: Fleet,
+        board: Board,
+        service: Service,
+        left_over: LeftOver,
+        happened: Callable[[Event], None],
     ) -> None:
         """`happened` takes what the fleet is to decide about; a Reply is the answer."""
         self.fleet = fleet
         self.board = board
         self.service = service
+        self.left_over = left_over
         self.happened = happened
         self.started = time.monotonic()
 
@@ -57,6 +64,7 @@ class Desk:
             config=config.path,
             listeners=self.service.listeners,
             started=self.started,
+            left_over=self.left_over.found,
         )
 
     def reply(self, decision: Reply) -> None:

@@ -177,6 +177,7 @@ class Reload:
 class Stop:
     quick: bool = False
     idle: bool = False  # there is no connection; one that comes meanwhile is served
+    restart: bool = False  # another master follows, and takes over the connections
 
 
 @dataclass(frozen=True)
@@ -360,11 +361,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Exit:
-    """Nothing is left to do. With a code other than 0, why."""
+    """Nothing is left to do. With a code other than 0, why. `leaves`: workers still finish what
+    they have in hand, and another master follows."""
 
     code: int
     message: str
     detail: str
+    leaves: bool = False
 
 
 Decision = (

@@ -22,6 +22,7 @@ from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
+from sockd.http.handover import end_waiting
 from sockd.master import report
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Control, socket_path
@@ -66,6 +67,8 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.group import Group, Question
+from sockd.master.leftover import LeftOver, end_group
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.service import Service
 from sockd.master.states import LONGEST_HOLD, W
@@ -127,12 +130,15 @@ class Master:
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
         self.service = Service(load, watch, self.selector, lambda: self.events.append(Reload()))
-        self.service.channel.keep(self.notifier)
+        self.service.keep_channel(self.notifier)
         keep_descriptors()
         self.board = Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
+        self.group = Group()
+        self.left_over = LeftOver(self.group, time.monotonic())
+        self.question: Question | None = None
+        self.desk = Desk(self.fleet, self.board, self.service, self.left_over, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -182,13 +188,32 @@ class Master:
         while self.exit is None:
             self._turn()
         self.service.end_watcher()
-        end_orphans(self.sessions.keys())
+        if not self.exit.leaves:
+            if not self.exit.code:
+                self._end_left_over()
+            end_orphans(self.sessions.keys())
+            if not self.exit.code:
+                end_group(self.group)
         if self.exit.code:
             self.failures.failed()
             if self.exit.code == INTERNAL:
                 raise GivenUp(self.exit.message, detail=self.exit.detail)
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
         return 0
+
+    def _end_left_over(self) -> None:
+        """A stop leaves nothing: neither connections that no worker has, nor what an earlier master
+        left; it is waited for like the workers of this one."""
+        ended, asked = end_waiting(self.service.channel.take.fileno())
+        if ended:
+            text = f"{ended} connections closed on their way to another worker, {asked} with 503"
+            journal.log(journal.NOTICE, text)
+        while (due := self.left_over.turn(time.monotonic())) is not None:
+            now = time.monotonic()
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
+            again = min(due, self.notifier.turn(now) or due)
+            for key, _ in self.selector.select(max(0.0, again - now)):
+                key.data()
 
     def _turn(self) -> None:
         while self.events and self.exit is None:
@@ -197,13 +222,14 @@ class Master:
         if self.exit is not None:
             return
         if self.notifier.supervised:
-            self.notifier.status(report.line(self.fleet, self.board))
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
         now = time.monotonic()
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
+        due += [self.left_over.turn(now), self.question.turn(now) if self.question else None]
         if self.control:
             due.append(self.control.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -239,8 +265,19 @@ class Master:
         for number in os.read(pipe, 65536):
             if number == signal.SIGCHLD:
                 self._reap()
+            elif number == signal.SIGTERM and self.group.unit and self.service.channel.outlives:
+                self._ask_what_follows()
             elif number in self.on_signal:
                 self.events.append(self.on_signal[number]())
+
+    def _ask_what_follows(self) -> None:
+        if self.question is None:
+            self.question = Question(
+                self.group,
+                self.selector,
+                lambda another: self.events.append(Stop(restart=another)),
+                time.monotonic(),
+            )
 
     def _reap(self) -> None:
         while True:
@@ -292,6 +329,7 @@ class Master:
         except SockdError as error:
             self._cannot_launch(decision.generation, error)
         else:
+            self.left_over.allow(config.settings.timeouts.drain)
             if first:
                 self._open_control(config.name)
             self._exec_server(decision.generation, config, config.settings.preload != "off")
@@ -443,7 +481,8 @@ class Master:
     def _announce(self, decision: Announce) -> None:
         if decision.what == "ready":
             self.failures.succeeded()
-            self.notifier.ready(report.line(self.fleet, self.board), time.monotonic())
+            status = report.line(self.fleet, self.board, self.left_over.line())
+            self.notifier.ready(status, time.monotonic())
         elif decision.what == "reloading":
             self.notifier.reloading()
         else:

@@ -26,6 +26,7 @@ def status(
     config: Path | None,
     listeners: list[Listener],
     started: float,
+    left_over: Mapping[int, str],
 ) -> dict[str, Any]:
     """The whole truth, as JSON has it. Times in microseconds; `*_usec` of a worker that are points
     in time count CLOCK_MONOTONIC."""
@@ -47,6 +48,7 @@ def status(
         "workers": [_worker(worker, board.read(worker.slot)) for worker in fleet.workers()],
         "wanted": fleet.live.wanted if fleet.live else None,
         "respawns": fleet.respawns,
+        "left_over": [{"pid": pid, "name": name} for pid, name in sorted(left_over.items())],
     }
 
 
@@ -61,13 +63,15 @@ def _worker(worker: Worker, fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def line(fleet: Fleet, board: Board) -> str:
-    """`generation 2: 4 workers, 1 busy; 2 draining`: STATUS= of sd_notify(3)."""
+def line(fleet: Fleet, board: Board, left_over: str = "") -> str:
+    """`generation 2: 4 workers, 1 busy; 2 draining`: STATUS= of sd_notify(3). `left_over` is what
+    an earlier master left."""
+    behind = f"; {left_over}" if left_over else ""
     if fleet.state == "stopping":
         left = len(list(fleet.workers()))
-        return f"stopping, {_count(left, 'worker')} left"
+        return f"stopping, {_count(left, 'worker')} left{behind}"
     if fleet.live is None:
-        return "waiting to boot again" if fleet.waiting else "loading the application"
+        return ("waiting to boot again" if fleet.waiting else "loading the application") + behind
     ready = fleet.live.in_state(W.READY)
     busy = sum(1 for worker in ready if board.read(worker.slot)["request_started_usec"])
     text = f"generation {fleet.live.number}: {_count(len(ready), 'worker')}, {busy} busy"
@@ -80,6 +84,7 @@ def line(fleet: Fleet, board: Board) -> str:
             _request(worker, board) for worker in draining if _request(worker, board)
         ]:
             text += f" ({', '.join(busy_with[:MOST_REQUESTS])})"
+    text += behind
     if fleet.candidate:
         text += f"; loading generation {fleet.candidate.number}"
     elif fleet.last_error:

@@ -12,6 +12,7 @@ from sockd.channel import Channel
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.watcher import Watcher, watched
+from sockd.notify import Notifier
 
 
 class Service:
@@ -40,6 +41,14 @@ class Service:
         self.watcher: Watcher | None = None
         self._selector = selector
         self._changed = changed
+
+    def keep_channel(self, notifier: Notifier) -> None:
+        """Have the service manager hold it too, if there is one, in place of whatever it has by
+        these names."""
+        if notifier.supervised and not self.channel.found:
+            for name, end in zip(channel.NAMES, self.channel.descriptors(), strict=True):
+                notifier.unstore(name)
+                self.channel.outlives = notifier.store(name, end)
 
     def configure(self) -> Config:
         """Read the configuration; with the first that can be read, become that service.

@@ -104,8 +104,9 @@ class WorkerRules(Roster):
             self._say(NOTICE, text, generation)
 
     def _draining(self, event: Draining, now: float) -> None:
-        if self.handover:
-            self.handover.waiting.discard(event.worker)
+        for handover in (self.handover, self.leaving):
+            if handover:
+                handover.waiting.discard(event.worker)
         worker = self._find(event.worker)
         if worker and worker.state is W.READY:  # somebody else told it to
             drain = self.generations[worker.id.generation].plan.drain

@@ -93,8 +93,8 @@ class Worker:
             if self.loop.left_over:
                 journal.log(
                     journal.WARNING,
-                    f"worker {self.id}: {self.loop.left_over} idle connections closed at the drain "
-                    "deadline, as no other worker took them",
+                    f"worker {self.id}: {self.loop.left_over} idle connections closed at the "
+                    "drain deadline, as the handover channel had no room for them",
                 )
         self._awake()  # a loop without clients ends before it comes to that
         self._run_hook("on_exit")

@@ -9,9 +9,9 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
-
 from conftest import DEADLINE, Engine, read_all, read_response, start_engine
 
 RECORD = struct.Struct("=IIQQQIB3x28s4x")
@@ -220,7 +220,9 @@ def test_later_versions_add_fields(channel: Channel) -> None:
         {"state": RECORD.pack(RECORD.size, 1 << 31, 0, 0, 0, 0, 0, b"")},
     ],
 )
-def test_what_cannot_be_read_is_answered_with_503(channel: Channel, bad: dict[str, object]) -> None:
+def test_what_cannot_be_read_is_answered_with_503(
+    channel: Channel, bad: dict[str, object]
+) -> None:
     engine = channel.engine()
     client, server = pair()
     client.sendall(GET % b"lost")
@@ -248,7 +250,10 @@ def test_garbage_hurts_nobody(channel: Channel) -> None:
         (struct.pack("=II", 1, 5), [read_end, write_end]),
     ):
         socket.send_fds(channel.give, [data], fds)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram, open("/dev/null") as null:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram,
+        Path("/dev/null").open() as null,
+    ):
         channel.send(datagram, state=record())
         channel.send(null, state=record())  # type: ignore[arg-type]
     # One that is there, and one that was lost on the way.

@@ -6,13 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.keepalive import NOTES, Conversation, Talks
+
 from .conftest import Service, eventually
-from .keepalive import NOTES, Conversation, Talks
 
 
 @pytest.fixture

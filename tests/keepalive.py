@@ -1,18 +1,27 @@
 """Clients that keep their connections, count every answer, and never retry; and an application
-that notes every request that it runs."""
+that notes every request that it runs.
+
+    python3 keepalive.py ADDRESS [EACH] [WAITING]
+
+talks to HOST:PORT or /path.sock until its standard input ends, and prints one JSON object: `count`
+of requests, `failures`, `longest` seconds that anybody waited, `seed`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import socket
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from .conftest import PATIENCE
+PATIENCE = 60.0  # seconds; longer than any wait that a test allows
 
 NOTES = """
 import os, time
@@ -39,9 +48,14 @@ class Conversation:
     request."""
 
     def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+        host, _, port = address.rpartition(":")
+        if port.isdigit():
+            self.socket = socket.create_connection((host, int(port)))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address)
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(address)
         self.stream = self.socket.makefile("rb")
         self.asked: list[tuple[str, bytes]] = []
 
@@ -118,6 +132,7 @@ class Talks:
 
     def __init__(self, address: str, each: int = 3, waiting: int = 10, seed: int = 1) -> None:
         self.count = 0
+        self.longest = 0.0
         self.failures: list[str] = []
         self.seed = seed
         self.waiting = [Conversation(address) for _ in range(waiting)]
@@ -136,14 +151,18 @@ class Talks:
     ) -> None:
         chance = random.Random(seed)
         count = 0
+        longest = 0.0
         try:
             while not self._end.is_set():
+                began = time.monotonic()
                 count += kind(talk, chance)
+                longest = max(longest, time.monotonic() - began)
         except (AssertionError, OSError, ValueError) as error:
             self.failures.append(f"{kind.__name__}, after {count}: {error!r}")
         finally:
             with self._lock:
                 self.count += count
+                self.longest = max(self.longest, longest)
             talk.close()
 
     def __enter__(self) -> Self:
@@ -165,6 +184,30 @@ class Talks:
 
     def assert_each_ran_once(self, notes: Path) -> None:
         assert not self.failures, f"seed {self.seed}: {self.failures}"
-        runs = Counter(notes.read_text().split())
-        assert set(runs.values()) == {1}, {name for name, times in runs.items() if times > 1}
-        assert len(runs) == self.count
+        assert_once(notes.read_text(), self.count)
+
+
+def assert_once(notes: str, count: int) -> None:
+    """The application has run so many requests, and none of them twice."""
+    runs = Counter(notes.split())
+    assert set(runs.values()) == {1}, {name for name, times in runs.items() if times > 1}
+    assert len(runs) == count
+
+
+def main() -> None:
+    address, *numbers = sys.argv[1:]
+    seed = random.randrange(1 << 30)
+    with Talks(address, *map(int, numbers), seed=seed) as talks:
+        print("talking", flush=True)
+        sys.stdin.read()
+    report = {
+        "count": talks.count,
+        "failures": talks.failures,
+        "longest": round(talks.longest, 3),
+        "seed": seed,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
