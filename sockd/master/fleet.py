@@ -146,7 +146,8 @@ class Fleet(UpkeepRules):
         self._stop(Stop(idle=True), now)
 
     def _stop(self, event: Stop, now: float) -> None:
-        if self.stopping and not (event.quick and not self.quick):
+        more = (event.quick and not self.quick) or (self.leaving and not event.restart)
+        if self.stopping and not more:
             return
         first = not self.stopping
         self.stopping, self.quick = True, event.quick
@@ -166,7 +167,7 @@ class Fleet(UpkeepRules):
                 ready = {worker.id for worker in self.workers() if worker.state is W.READY}
                 self.leaving = Handover(self.live, ready, now + LEAVE)
             self._queued = self.handover = self.candidate = self.live = None
-        elif event.quick:
+        elif not event.restart:
             self.leaving = None
         for generation in list(self.generations.values()):
             serving = generation.state is G.LIVE

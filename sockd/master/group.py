@@ -14,6 +14,7 @@ from pathlib import Path
 
 SYSTEMCTL = "/usr/bin/systemctl"
 PATIENCE = 3.0  # seconds for systemctl to answer
+UNKNOWN = "process"
 NOT_OURS = "(sd-pam)"  # systemd's own, with PAMName= (systemd.exec(5))
 
 
@@ -39,15 +40,17 @@ class Group:
                 self._path = path
 
     def others(self) -> dict[int, str]:
-        """Every other process in it: pid to name."""
+        """Every other process in it: pid to name. The name of one that an earlier start of a
+        hardened unit has left is unknown, since it is in another user namespace (ProtectProc=)."""
         found = {}
         if self.unit:
             with contextlib.suppress(OSError):
-                for pid in (self._path / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(OSError):  # it has just ended
-                        name = (self._root / "proc" / pid / "comm").read_text().strip()
-                        if int(pid) != os.getpid() and name != NOT_OURS:
-                            found[int(pid)] = name
+                for pid in map(int, (self._path / "cgroup.procs").read_text().split()):
+                    name = UNKNOWN
+                    with contextlib.suppress(OSError):
+                        name = (self._root / f"proc/{pid}/comm").read_text().strip()
+                    if pid not in (0, os.getpid()) and name != NOT_OURS:
+                        found[pid] = name
         return found
 
 

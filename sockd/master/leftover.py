@@ -1,7 +1,7 @@
 """What an earlier master of the service has left running: workers that finish their requests, and
 processes that the application has started.
 
-They end by themselves: a worker has a kernel timer for its drain time. What does not is ended here.
+They end by themselves: a worker has a kernel timer for its drain time. What does not, is ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from sockd import journal
-from sockd.master.group import Group
+from sockd.master.group import UNKNOWN, Group
 
 LOOK = 0.25  # seconds between two looks
 LATER = 3.0  # seconds beyond a worker's own deadline
@@ -44,12 +44,8 @@ class LeftOver:
 
     def line(self) -> str:
         """For STATUS=; empty when nothing is left over."""
-        if not self.found:
-            return ""
-        workers = sum(1 for name in self.found.values() if WORKER.fullmatch(name))
-        if not workers:
-            return f"{len(self.found)} left over from before"
-        return f"{workers} finishing from before"
+        count = len(self.found)
+        return f"{count} process{'' if count == 1 else 'es'} left from before" if count else ""
 
     def turn(self, now: float) -> float | None:
         """Look, and end what is late; when to come back, None when nothing is left over."""
@@ -63,7 +59,7 @@ class LeftOver:
         if not self.found:
             journal.log(journal.INFO, "what was left over from the start before has ended")
             return None
-        serves = any(WORKER.fullmatch(name) for name in self.found.values())
+        serves = any(name == UNKNOWN or WORKER.fullmatch(name) for name in self.found.values())
         late = self._until is not None and now >= self._until
         if self._killing_at is not None and now >= self._killing_at:
             _tell(self.found, signal.SIGKILL)

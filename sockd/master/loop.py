@@ -80,7 +80,12 @@ LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 day
 OVERDUE = 5.0  # seconds after which a deadline that nobody has enforced will not be
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
+FOR_GOOD = signal.SIGRTMIN
+"""Sent by the unit's ExecStop= before SIGTERM when systemd stops the service and does not restart
+it."""
+
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
+    FOR_GOOD: Stop,
     signal.SIGTERM: Stop,
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
@@ -202,8 +207,8 @@ class Master:
         return 0
 
     def _end_left_over(self) -> None:
-        """A stop leaves nothing: neither connections that no worker has, nor what an earlier master
-        left; it is waited for like the workers of this one."""
+        """A stop leaves nothing: neither connections that no worker has, nor what an earlier
+        master left, which is waited for like the workers of this one."""
         ended, asked = end_waiting(self.service.channel.take.fileno())
         if ended:
             text = f"{ended} connections closed on their way to another worker, {asked} with 503"
@@ -262,16 +267,19 @@ class Master:
         self.selector.register(read, selectors.EVENT_READ, lambda: self._signalled(read))
 
     def _signalled(self, pipe: int) -> None:
-        for number in os.read(pipe, 65536):
-            if number == signal.SIGCHLD:
-                self._reap()
-            elif number == signal.SIGTERM and self.group.unit and self.service.channel.outlives:
+        numbers = os.read(pipe, 65536)
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        if FOR_GOOD in numbers:  # whichever the kernel delivered first
+            numbers = bytes(number for number in numbers if number != signal.SIGTERM)
+        for number in numbers:
+            if number == signal.SIGTERM and self.group.unit and self.service.channel.outlives:
                 self._ask_what_follows()
             elif number in self.on_signal:
                 self.events.append(self.on_signal[number]())
 
     def _ask_what_follows(self) -> None:
-        if self.question is None:
+        if self.question is None and not self.fleet.stopping:
             self.question = Question(
                 self.group,
                 self.selector,
