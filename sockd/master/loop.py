@@ -196,9 +196,10 @@ class Master:
         if not self.exit.leaves:
             if not self.exit.code:
                 self._end_left_over()
-            end_orphans(self.sessions.keys())
-            if not self.exit.code:
+            if not self.exit.code and self.group.unit:
                 end_group(self.group)
+            else:
+                end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
             if self.exit.code == INTERNAL:

@@ -174,7 +174,8 @@ class Worker:
                 self._stop()
 
     def _orphaned(self) -> None:
-        journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
+        if not self.ending:
+            journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
         if self.loop and self.serving:
             self.loop.unwatch(self.lifeline.fileno())
         self.lifeline.close()
