@@ -30,11 +30,11 @@ VERSION = "1"
 NOTES = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
 
 def app(environ, start_response):
-    _, name, seconds = environ["PATH_INFO"].split("/")
+    _, name, wait = environ["PATH_INFO"].split("/")
     body = environ["wsgi.input"].read()
     os.write(NOTES, name.encode() + b"\\n")
-    if seconds:
-        time.sleep(float(seconds))
+    while wait == "gate" and not os.path.exists({path!r} + ".gate"):
+        time.sleep(0.01)
     answer = name.encode() + b" " + VERSION.encode() + b" " + body
     start_response("200 OK", [("Content-Length", str(len(answer)))])
     return [answer]
@@ -59,17 +59,18 @@ class Conversation:
         self.stream = self.socket.makefile("rb")
         self.asked: list[tuple[str, bytes]] = []
 
-    def request(self, seconds: float = 0, body: bytes = b"") -> bytes:
+    def request(self, wait: str = "", body: bytes = b"") -> bytes:
+        """One that is not answered before the gate is opened, if `wait` is "gate"."""
         name = f"r{next(numbers)}"
         self.asked.append((name, body))
         method = "POST" if body else "GET"
         length = f"Content-Length: {len(body)}\r\n" if body else ""
-        head = f"{method} /{name}/{seconds or ''} HTTP/1.1\r\nHost: a\r\n{length}\r\n"
+        head = f"{method} /{name}/{wait} HTTP/1.1\r\nHost: a\r\n{length}\r\n"
         return head.encode() + body
 
-    def ask(self, seconds: float = 0, body: bytes = b"") -> str:
+    def ask(self, body: bytes = b"") -> str:
         """The version of the code that answers."""
-        self.socket.sendall(self.request(seconds, body))
+        self.socket.sendall(self.request(body=body))
         return self.answer()
 
     def answer(self) -> str:

@@ -11,6 +11,12 @@ cdef enum NotTaken:
     NOTHING_WAITS = 0
     UNREADABLE = -1
 
+# Which of the connections that can go.
+cdef enum Which:
+    EVERY
+    ASKING  # a request was read, and waits for the loop
+    SILENT  # idle, as far as is known
+
 # Both ends of the handover channel; -1 for a loop that has none.
 cdef struct Channel:
     int give
@@ -30,6 +36,8 @@ cdef bint channel_join(
     Channel* channel, int give, int take, bint outlives, list names) except -1
 cdef bint movable(const Connection* c) noexcept nogil
 cdef bint give(Connections* all, Channel* channel, Connection** some, int count) noexcept nogil
-cdef bint give_idle(Connections* all, Channel* channel, int batch) noexcept nogil
+cdef int give_away(
+    Connections* all, Channel* channel, Which which, int batch, int most) noexcept nogil
+cdef void silence(Connections* all) noexcept nogil
 cdef int take(Connections* all, Channel* channel) noexcept nogil
 cdef bint has_descriptors(Channel* channel, uint64_t connections, uint64_t now) noexcept nogil

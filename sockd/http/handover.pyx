@@ -235,10 +235,11 @@ cdef bint movable(const Connection* c) noexcept nogil:
 
 
 cdef bint give(Connections* all, Channel* channel, Connection** some, int count) noexcept nogil:
-    """Send connections, at most MOST, in one message. Once that is done they are closed here.
-    False if there is no room for it: they are as they were then, but epoll tells nothing of them."""
+    """Send connections, at most MOST, in one message. Once that is done they are closed here;
+    false if there is no room for it."""
     cdef Connection* c
     cdef Envelope envelope
+    cdef uint32_t interests[MOST]
     cdef int fds[RIGHTS]
     cdef int i
     cdef bint sent
@@ -249,6 +250,7 @@ cdef bint give(Connections* all, Channel* channel, Connection** some, int count)
         sent = _write_state(fds[0], channel, all, some, count)
     for i in range(count):
         # The registration belongs to the open file, which goes on: epoll would tell of it still.
+        interests[i] = some[i].interest
         want(all, some[i], 0)
         fds[i + 1] = some[i].fd
     if sent:
@@ -262,6 +264,10 @@ cdef bint give(Connections* all, Channel* channel, Connection** some, int count)
     if fds[0] >= 0:
         close(fds[0])
     if not sent:
+        for i in range(count):
+            if want(all, some[i], interests[i]) < 0:
+                some[i].late = True  # the loop ends what it cannot watch
+                shutdown(some[i].fd, SHUT_RDWR)
         return False
     for i in range(count):
         c = some[i]
@@ -319,30 +325,40 @@ cdef bint _write_state(
     return at == size
 
 
-cdef bint give_idle(Connections* all, Channel* channel, int batch) noexcept nogil:
-    """Give away all that have no request in hand, up to `batch` in a message, so that several
-    workers get some. False if the channel has no room for all of them."""
+cdef int give_away(
+    Connections* all, Channel* channel, Which which, int batch, int most
+) noexcept nogil:
+    """Give away those that can go and are meant, up to `batch` in a message, so that several
+    workers get some: how many went, at most `most`; -1 if the channel has no room for more."""
     cdef Connection* some[MOST]
     cdef Connection* c
+    cdef int given = 0
     cdef int count
     cdef int state
     batch = max(1, min(batch, <int>MOST))
     for state in range(<int>NEW, <int>HEAD + 1):
         c = all.queues[state].first
-        while c != NULL:
+        while c != NULL and given < most:
             count = 0
-            while c != NULL and count < batch:
-                if movable(c):
+            while c != NULL and count < batch and given + count < most:
+                if movable(c) and _meant(c, which):
                     some[count] = c
                     count += 1
                 c = c.next
-            if count and not give(all, channel, some, count):
-                _silence(all)
-                return False
-    return True
+            if count:
+                if not give(all, channel, some, count):
+                    return -1
+                given += count
+    return given
 
 
-cdef void _silence(Connections* all) noexcept nogil:
+cdef inline bint _meant(const Connection* c, Which which) noexcept nogil:
+    if which == ASKING:
+        return c.input.size and c.interest & EPOLLOUT
+    return which == EVERY or c.state == IDLE and c.input.size == 0
+
+
+cdef void silence(Connections* all) noexcept nogil:
     """None of those that are to go may be read here any more, though they have to wait."""
     cdef Connection* c
     cdef int state

@@ -15,7 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, LEAVING, READY, SLOT_SIZE, Slot
+from sockd.board cimport DRAINING, FREE, LEAVING, READY, SLOT_SIZE, Slot
 from sockd.http.connections cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
@@ -43,7 +43,7 @@ from sockd.http.connections cimport (
     take_head,
     want,
 )
-from sockd.http.handover cimport MOST, give_idle
+from sockd.http.handover cimport ASKING, EVERY, MOST, SILENT, give_away, silence
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport head_begun, parse_head
 
@@ -107,6 +107,9 @@ cdef enum:
     TICK_MS = 5
     PATIENCE_USEC = 10000
     QUIET_TICKS = 100
+    # An application call that takes longer will keep its worker for a while.
+    LONG_USEC = 50000
+    UNUSED = 64
     STACK = 256 << 10
     EVENTS = 64
     SCRATCH = 16384
@@ -248,8 +251,10 @@ cdef void _attend(Helper* helper) noexcept nogil:
         helper.taken = 0
     if helper.all.slot.state == LEAVING and helper.channel.give >= 0:
         # The loop would do the same, and some wait for it that need not.
-        if load(&helper.away_usec):
-            give_idle(helper.all, helper.channel, MOST)
+        if load(&helper.away_usec) and give_away(
+            helper.all, helper.channel, EVERY, MOST, 1 << 30
+        ) < 0:
+            silence(helper.all)
     elif load(&helper.away_usec):
         # epoll goes round what is ready, so as many answers as all connections fill have had each.
         passes = helper.all.slot.connections // EVENTS + 1
@@ -261,11 +266,48 @@ cdef void _attend(Helper* helper) noexcept nogil:
                     c = <Connection*>events[i].data.ptr
                     if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
                         _read(helper, c)
+        if helper.channel.give >= 0 and helper.all.slot.state == READY:
+            _share(helper, now)
         _expire(helper, now)
     if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):
                 pass
+
+
+cdef void _share(Helper* helper, uint64_t now) noexcept nogil:
+    """Requests that wait behind the one that runs are for workers that have none: one for each of
+    them, since each gets one message. Idle connections go as well when it takes long: what is
+    asked on them next need not wait for the next look."""
+    cdef int room
+    cdef uint64_t connections = helper.all.slot.connections
+    if connections - min(connections, helper.all.slot.active) == 0:
+        return
+    room = _siblings_with_room(helper)
+    if room and give_away(helper.all, helper.channel, ASKING, 1, room) == 0 and (
+        now > load(&helper.away_usec) + LONG_USEC
+    ):
+        give_away(helper.all, helper.channel, SILENT,
+                  <int>(connections // (2 * <uint64_t>room)) + 1, 1 << 30)
+
+
+cdef int _siblings_with_room(const Helper* helper) noexcept nogil:
+    """How many other workers could run a request at once."""
+    cdef const Slot* slot
+    cdef int found = 0
+    cdef int unused = 0
+    cdef int i
+    for i in range(helper.slots):
+        slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
+        if slot.state == FREE:
+            unused += 1
+            if unused == UNUSED:
+                break  # the lowest free slot is taken first: nothing follows
+            continue
+        unused = 0
+        if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
+            found += 1
+    return found
 
 
 cdef bint _is_last_resort(Helper* helper) noexcept nogil:

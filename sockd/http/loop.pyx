@@ -61,8 +61,10 @@ from sockd.http.forwarded cimport Trust
 from sockd.http.handover cimport (
     NOTHING_WAITS,
     channel_join,
-    give_idle,
+    EVERY,
+    give_away,
     has_descriptors,
+    silence,
     take,
 )
 from sockd.http.health cimport health_answer, health_asked
@@ -695,8 +697,11 @@ cdef class Loop:
                     except Exception:
                         self._broken(c)
                 c = following
-        give_idle(&self.all, &self.channel,
-                  <int>self.slot.connections // (2 * self.takers) + 1)
+        if give_away(
+            &self.all, &self.channel, EVERY,
+            <int>self.slot.connections // (2 * self.takers) + 1, 1 << 30
+        ) < 0:
+            silence(&self.all)
 
     cdef bint _leaves(self) noexcept:
         """Whether what is asked from here on is for others to answer: the order to drain may still
