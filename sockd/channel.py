@@ -19,11 +19,12 @@ GIVE, TAKE = NAMES = ("sockd-give", "sockd-take")
 
 class Channel:
     def __init__(self, give: socket.socket, take: socket.socket, found: bool = False) -> None:
-        """`found`: the service manager has them already."""
+        """`found`: the service manager has them already, if there is one. Whether somebody holds
+        them after all processes of the service have ended is to be set: `outlives`."""
         self.give = give
         self.take = take
         self.found = found
-        self.outlives = found
+        self.outlives = False
 
     @classmethod
     def find(cls, stored: Mapping[str, Sequence[int]]) -> Channel:
@@ -47,6 +48,10 @@ class Channel:
 
     def descriptors(self) -> list[int]:
         return [self.give.fileno(), self.take.fileno()]
+
+    def named(self) -> dict[str, list[int]]:
+        """As `find` takes them."""
+        return {name: [fd] for name, fd in zip(NAMES, self.descriptors(), strict=True)}
 
     def close(self) -> None:
         self.give.close()

@@ -27,8 +27,6 @@ cdef struct Channel:
     uint64_t most_descriptors
     uint64_t counted_usec  # when the descriptors of this process were counted,
     uint64_t counted  # how many they were without the connections
-    uint64_t given
-    uint64_t taken
     uint64_t unreadable  # connections that were answered with 503, or lost, and not told of yet
 
 

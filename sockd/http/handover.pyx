@@ -277,7 +277,7 @@ cdef bint give(Connections* all, Channel* channel, Connection** some, int count)
         all.slot.connections -= 1
         c.next = all.graveyard
         all.graveyard = c
-    channel.given += count
+    all.slot.handed_over += count
     return True
 
 
@@ -411,7 +411,7 @@ cdef int take(Connections* all, Channel* channel) noexcept nogil:
         _turn_away(fds[i])
     if envelope.count > <uint32_t>taken and envelope.count <= MOST:
         channel.unreadable += envelope.count - taken
-    channel.taken += taken
+    all.slot.taken_over += taken
     return taken if taken else UNREADABLE
 
 

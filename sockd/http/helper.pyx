@@ -279,9 +279,11 @@ cdef void _share(Helper* helper, uint64_t now) noexcept nogil:
     """Requests that wait behind the one that runs are for workers that have none: one for each of
     them, since each gets one message. Idle connections go as well when it takes long: what is
     asked on them next need not wait for the next look."""
+    cdef Slot* slot = helper.all.slot
+    cdef uint64_t connections = slot.connections
+    cdef uint64_t before = slot.handed_over
     cdef int room
-    cdef uint64_t connections = helper.all.slot.connections
-    if connections - min(connections, helper.all.slot.active) == 0:
+    if connections <= slot.active:
         return
     room = _siblings_with_room(helper)
     if room and give_away(helper.all, helper.channel, ASKING, 1, room) == 0 and (
@@ -289,6 +291,7 @@ cdef void _share(Helper* helper, uint64_t now) noexcept nogil:
     ):
         give_away(helper.all, helper.channel, SILENT,
                   <int>(connections // (2 * <uint64_t>room)) + 1, 1 << 30)
+    slot.stolen += slot.handed_over - before
 
 
 cdef int _siblings_with_room(const Helper* helper) noexcept nogil:

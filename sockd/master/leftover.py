@@ -24,11 +24,12 @@ WORKER = re.compile(r"sockd \d+\.\d+")
 
 
 class LeftOver:
-    """Found when it is made, which is before this master starts anything."""
+    """Found when it is made, which is before this master starts anything. One that has been
+    upgraded in place finds nothing: what runs is its own."""
 
-    def __init__(self, group: Group, now: float) -> None:
+    def __init__(self, group: Group, now: float, *, upgraded: bool = False) -> None:
         self.group = group
-        self.found = group.others()
+        self.found = {} if upgraded else group.others()
         self._sessions = {_session(pid) for pid in self.found} - {_session(os.getpid()), -1}
         self._began = now
         self._until: float | None = None
