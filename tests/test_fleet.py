@@ -493,8 +493,8 @@ class TestWithdrawal:
     def test_all_workers_drain_and_one_more_brings_them_back(self):
         world = World().boot()
         assert world.tell(Withdraw()) == [
-            Drain(WorkerId(1, 1), 30.0, False),
-            Drain(WorkerId(1, 2), 30.0, False),
+            Drain(WorkerId(1, 1), 30.0, False, True),
+            Drain(WorkerId(1, 2), 30.0, False, True),
         ]
         world.die(1, 1, 0)
         world.die(1, 2, 0)
