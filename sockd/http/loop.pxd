@@ -49,6 +49,7 @@ cdef class Loop:
     cdef bint draining
     cdef bint handing_over  # while it drains, others take the connections
     cdef int takers  # workers that take them
+    cdef bint closes_idle
     cdef bint closing  # while it drains, no connection outlives its response
     cdef object drain_wish
     cdef uint64_t drain_deadline
@@ -70,6 +71,7 @@ cdef class Loop:
     cdef void _end_unless_it_asks(self, Connection* c) noexcept
     cdef int _begin_drain(self) except -1
     cdef void _begin_close(self) noexcept
+    cdef void _end_idle(self) noexcept
     cdef void _take_over(self) noexcept
     cdef void _hand_over(self) noexcept
     cdef void _end_left_over(self) noexcept

@@ -420,6 +420,8 @@ cdef class Loop:
             self._expire(woken if count < EVENTS else self.asked_usec)
         if self.handing_over:
             self._hand_over()
+        elif self.closes_idle:
+            self._end_idle()  # its response had begun before the drain, and said nothing of it
         bury(&self.all)
         if self.listening.again and self.all.now >= self.listening.again:
             self.listening.again = 0
@@ -656,15 +658,19 @@ cdef class Loop:
                 if c.interest == 0:  # it waited for others to take it
                     want(&self.all, c, EPOLLIN | EPOLLOUT if c.input.size else EPOLLIN)
                 c = c.next
-        c = self.all.queues[<int>IDLE].first
-        while c != NULL:
-            self._end_unless_it_asks(c)
-            c = self.all.queues[<int>IDLE].first
+        self.closes_idle = True
+        self._end_idle()
         self.all.queues[<int>NEW].span = GRACE_USEC
         c = self.all.queues[<int>NEW].first
         while c != NULL:
             c.deadline = self.all.now + GRACE_USEC
             c = c.next
+
+    cdef void _end_idle(self) noexcept:
+        cdef Connection* c = self.all.queues[<int>IDLE].first
+        while c != NULL:
+            self._end_unless_it_asks(c)
+            c = self.all.queues[<int>IDLE].first
 
     # -- connections that come from other workers, or go to them -----------------------------
 

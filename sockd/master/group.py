@@ -79,8 +79,9 @@ class Question:
             if name in os.environ
         }
         selector.register(self._fd, selectors.EVENT_READ, self._hear)
+        self.pid = 0
         try:
-            os.posix_spawn(
+            self.pid = os.posix_spawn(
                 SYSTEMCTL,
                 [*command, self._unit],
                 environ,

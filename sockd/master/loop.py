@@ -396,6 +396,7 @@ class Master(Succession):
             self.look_for_orphans = False
             servers = {server.pid for server in self.servers.values()}
             servers |= {self.service.watcher.pid} if self.service.watcher else set()
+            servers |= {self.question.pid} if self.question else set()
             servers |= {self.proof.pid} if self.proof else set()
             self.orphans.look(servers | {pid for pid in workers if pid is not None})
 

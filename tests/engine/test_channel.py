@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -327,3 +328,29 @@ def test_stopped_while_nobody_takes_them(channel: Channel) -> None:
     for client in silent:
         with closing(client):
             assert read_all(client) == b""
+
+
+def test_a_stop_waits_for_no_idle_connection(channel: Channel) -> None:
+    """Its response had begun before, so that it could not say `Connection: close`."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+
+        def pieces():
+            yield b"o"
+            begun.set()
+            go_on.wait()
+            yield b"k"
+
+        return pieces()
+
+    engine = start_engine(slow, threads=2)
+    channel.engines.append(engine)
+    with engine.connect() as client:
+        client.sendall(GET % b"")
+        begun.wait()
+        engine.drain(100 * DEADLINE, close_idle=True)
+        go_on.set()
+        assert read_all(client).endswith(b"\r\n\r\nok")
+    assert engine.ended()
