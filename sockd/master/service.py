@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal
+from sockd import activation, channel, journal
 from sockd.activation import Listener
+from sockd.channel import Channel
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.inheritance import Listening, ServiceState
 from sockd.master.watcher import Watcher, watched
+from sockd.notify import Notifier
 from sockd.worker import messages
 
 WINDOWS = ("status", "metrics")
@@ -35,24 +37,34 @@ class Service:
         they are to be watched."""
         self.config: Config | None = None
         self.listeners: list[Listener] = []
-        self.kept: dict[str, list[int]] = {}
-        """Names in systemd's fd store, and descriptors that this process holds of these files."""
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
         self.windows: list[Listener] = []
+        stored: dict[str, list[int]] = {}
         if inherited:
             self._inherit(inherited)
+            stored = inherited.kept
         else:
             try:
-                self._sort(activation.adopt())
+                self._sort(activation.adopt(channel.NAMES, stored))
             except SockdError as error:
                 self._listen_error = error  # a boot that fails, as others do
             self.adopted = bool(self.listeners)
+        self.channel = Channel.find(stored)
         self._watch = watch
         self.watcher: Watcher | None = None
         self._selector = selector
         self._changed = changed
+
+    def keep_channel(self, notifier: Notifier) -> None:
+        """Have the service manager hold it too, if there is one, in place of whatever it has by
+        these names."""
+        self.channel.outlives = notifier.supervised
+        if notifier.supervised and not self.channel.found:
+            for name, end in zip(channel.NAMES, self.channel.descriptors(), strict=True):
+                notifier.unstore(name)
+                self.channel.outlives &= notifier.store(name, end)
 
     def _inherit(self, state: ServiceState) -> None:
         path = Path(state.path) if state.path else None
@@ -63,7 +75,7 @@ class Service:
         self.config, self._began_with = config(state.settings), config(state.began_with)
         log = self.config.settings.log
         journal.configure(log.level, log.format, sockd_name=state.name)
-        self.adopted, self.kept = state.adopted, state.kept
+        self.adopted = state.adopted
         listeners = []
         for one in state.listeners:
             inode = (one.inode[0], one.inode[1]) if one.inode else None
@@ -88,7 +100,7 @@ class Service:
                 for one in (*self.listeners, *self.windows)
             ],
             self.adopted,
-            self.kept,
+            self.channel.named(),
         )
 
     def configure(self) -> Config:
@@ -157,5 +169,6 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
+        self.channel.close()
         for listener in (*self.listeners, *self.windows):
             listener.close()
