@@ -20,6 +20,7 @@ MODULES = {
     "sockd.http.body": "sockd/http/body.pyx",
     "sockd.http.date": "sockd/http/date.pyx",
     "sockd.http.response": "sockd/http/response.pyx",
+    "sockd.http.current": "sockd/http/current.pyx",
     "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.forks": "sockd/http/forks.pyx",
     "sockd.http.connections": "sockd/http/connections.pyx",

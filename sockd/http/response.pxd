@@ -12,6 +12,7 @@ cdef struct Words:
     PyObject* target
     PyObject* client
     PyObject* id
+    uint64_t number  # of which its id is made where it came without
 
 cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1
 cdef void buffer_free(Buffer* buffer) noexcept nogil
@@ -38,6 +39,14 @@ cdef class Response:
     cdef Response next_in_line
     cdef bint closed
     cdef bint light  # its close() calls nothing of the application's
+    # What the board and the access log know it by: its entry, -1 if it has none, the number that
+    # its id is made of, the id that it came with, if any.
+    cdef int entry
+    cdef uint64_t number
+    cdef str request_id
+    cdef bint tell_id  # to the client
+    cdef uint64_t begun_usec  # when the application was called, CLOCK_MONOTONIC; 0: it was not
+    cdef uint64_t sent_bytes
     cdef object body
     cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
     # Since when the request waits for the application (CLOCK_MONOTONIC, microseconds).
@@ -54,6 +63,7 @@ cdef class Response:
     cdef bint started
     cdef int64_t length
     cdef bint has_date
+    cdef list headers  # as the application gave them, for the access log
     # How it goes out.
     cdef bint head_written
     cdef bint chunked
@@ -88,6 +98,7 @@ cdef class Response:
     cdef int pull(self) except -1
     cdef int close(self) except -1
     cdef str describe(self)
+    cdef object told(self)
     cdef int _send_memory(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int _send_file(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept

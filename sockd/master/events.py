@@ -187,6 +187,21 @@ class Reload:
 
 
 @dataclass(frozen=True)
+class Upgrade:
+    """Have the sockd that is installed take this one's place."""
+
+    token: object = None  # comes back in a Reply, of that sockd if it does; None asks for none
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The other sockd starts and can go on from here; with a message it cannot, and why."""
+
+    message: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Stop:
     quick: bool = False
     idle: bool = False  # there is no connection; one that comes meanwhile is served
@@ -198,6 +213,11 @@ class Resize:
 
     by: int
     token: object = None  # comes back in a Reply; None asks for none
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Drain all workers; a reload, or wanting one more, undoes it."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +250,11 @@ Event = (
     | LifelineClosed
     | Exited
     | Reload
+    | Upgrade
+    | Proved
     | Stop
     | Resize
+    | Withdraw
     | Measured
     | Tick
 )
@@ -354,6 +377,22 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Prove:
+    """Find out whether the other sockd can go on from here: answered by Proved."""
+
+
+@dataclass(frozen=True)
+class EndProof:
+    """Nobody wants to know any more."""
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Become the other sockd, if nothing that comes first is against it. Answered by Proved, with
+    a message, if that fails."""
+
+
+@dataclass(frozen=True)
 class Announce:
     """To the service manager."""
 
@@ -405,6 +444,9 @@ Decision = (
     | Release
     | Measure
     | Reply
+    | Prove
+    | EndProof
+    | Replace
     | Announce
     | Note
     | NoteStacks

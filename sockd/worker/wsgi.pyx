@@ -19,6 +19,7 @@ import sockd
 
 from sockd.board cimport note_request
 from sockd.http.connections cimport Connection, monotonic_usec, peer_of, realtime_usec
+from sockd.http.current cimport enter_request, id_of, leave_request, taken_id
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.forwarded cimport (
     Origin,
@@ -34,6 +35,7 @@ from sockd.http.parser cimport (
     FORWARDED,
     REQUEST_ID,
     REQUEST_START,
+    TRACE_PARENT,
     Field,
     Head,
     Span,
@@ -176,7 +178,6 @@ cdef class Call(Response):
     cdef str method
     cdef str target
     cdef str client
-    cdef str request_id
     cdef list written
     cdef Py_ssize_t written_size
     cdef object spool
@@ -228,13 +229,25 @@ cdef class Call(Response):
             send_early_hints((<Connection*>self.connection).fd, list(headers))
 
     cdef int begin(self) except -1:
-        note_request(
+        cdef uint64_t now = monotonic_usec() if self.handler.multithread else self.loop.all.now
+        cdef const char* id = NULL
+        cdef Py_ssize_t id_size = 0
+        if self.request_id is not None:
+            id = <char*>PyUnicode_DATA(self.request_id)
+            id_size = PyUnicode_GET_LENGTH(self.request_id)
+        self.entry = note_request(
             self.loop.slot,
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
-            self.loop.all.now)
+            id, id_size, self.waiting_since, now)
+        self.number = self.words.number = self.loop.slot.requests
+        if self.handler.tell_id:
+            self.tell_id = True
+            self.environ["sockd.request_id"] = id_of(self, self.loop.slot)
         if self.loop.queue_limit and self._has_waited_too_long():
             return 0
+        self.begun_usec = now
+        enter_request(self, self.loop.slot)
         self.environ["wsgi.input"] = self.body
         if self.received >= 0:
             # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
@@ -248,6 +261,7 @@ cdef class Call(Response):
             # else what was written goes first, and pull() begins the iterable after it
         except BaseException:
             self._failed()
+        leave_request()
         if in_child:
             leave_child()
         return 0
@@ -256,6 +270,7 @@ cdef class Call(Response):
         """503 for a request whose client has given up, most likely (`limits.queue_time`)."""
         if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
             return False
+        self.loop.slot.turned_away += 1
         self.loop.hush(self)
         self.handler.turn_away()
         if self._leaves_input():
@@ -318,6 +333,7 @@ cdef class Call(Response):
         return True
 
     cdef int pull(self) except -1:
+        enter_request(self, self.loop.slot)
         try:
             if self.written is not None:
                 self._send_written()
@@ -342,6 +358,8 @@ cdef class Call(Response):
                 self._add_piece(<bytes>data)
         except BaseException:
             self._failed()
+        finally:
+            leave_request()
         return 0
 
     cdef int _add_piece(self, bytes data) except -1:
@@ -423,6 +441,7 @@ cdef class Call(Response):
                 self.handler.report(f"{self.describe()}: {what}", exc_info, {
                     "HTTP_METHOD": self.method,
                     "HTTP_PATH": self.target.partition("?")[0],
+                    "SOCKD_REQUEST_ID": id_of(self, self.loop.slot),
                 })
             except MemoryError:
                 pass
@@ -437,6 +456,7 @@ cdef class Call(Response):
             self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
+            enter_request(self, self.loop.slot)
             try:
                 close = getattr(iterable, "close", None)
                 if close is not None:
@@ -448,6 +468,7 @@ cdef class Call(Response):
                     return 0
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
+            leave_request()
             if in_child:
                 leave_child()
         return 0
@@ -462,6 +483,9 @@ cdef class Call(Response):
                 except (OSError, MemoryError):
                     pass
         return 0
+
+    cdef object told(self):
+        return self.environ
 
     cdef str describe(self):
         return f"{self.method} {self.target}"
@@ -493,6 +517,7 @@ cdef class WSGIHandler(Handler):
     cdef readonly bint multithread
     cdef str root
     cdef bint early_hints
+    cdef bint tell_id
     cdef int turned_away
     cdef uint64_t turned_away_usec
 
@@ -500,6 +525,7 @@ cdef class WSGIHandler(Handler):
         self.application = application
         self.root = settings.app.root_path.rstrip("/").encode().decode("latin-1")  # PEP 3333
         self.early_hints = settings.server.early_hints
+        self.tell_id = settings.server.request_id
         self.report = report
         self.multiprocess = multiprocess
         self.multithread = settings.threads > 1
@@ -553,6 +579,7 @@ cdef class WSGIHandler(Handler):
         cdef PyObject* earlier
         cdef Py_ssize_t count
         cdef uint32_t forwarded = 0
+        cdef str request_id = None
         if not self.templates:
             self._make_templates(loop)
         call = self.spare
@@ -589,7 +616,6 @@ cdef class WSGIHandler(Handler):
         call.method = method
         call.target = target
         call.client = <str>peer[0]
-        call.request_id = None
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         environ["REMOTE_ADDR"] = peer[0]
@@ -599,12 +625,14 @@ cdef class WSGIHandler(Handler):
         for i in range(head.count):
             field = &head.fields[i]
             if field.id >= REQUEST_ID:
-                if field.id == REQUEST_ID:
-                    call.request_id = _text(data, &field.value)
-                elif not loop.trust.trusts(<str>peer[0]):
-                    continue
-                else:
+                if not loop.trust.trusts(<str>peer[0]):
+                    if field.id >= FORWARDED:
+                        continue
+                elif field.id >= FORWARDED:
                     forwarded |= 1 << field.id
+                elif field.id == REQUEST_ID or request_id is None:
+                    request_id = taken_id(
+                        _text(data, &field.value), field.id == TRACE_PARENT) or request_id
             name = _name(data + field.name.start, field.name.size)
             if name != NULL:
                 key = <str>name.key
@@ -619,12 +647,12 @@ cdef class WSGIHandler(Handler):
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value
         call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
+        call.request_id = request_id
         call.waiting_since = loop.all.now
         if forwarded & 1 << REQUEST_START:
-            if loop.queue_limit:
-                call.waiting_since -= min(
-                    call.waiting_since,
-                    <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
+            call.waiting_since -= min(
+                call.waiting_since,
+                <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
             forwarded ^= 1 << REQUEST_START
         if self.early_hints:
             environ["wsgi.early_hints"] = call.early_hints
