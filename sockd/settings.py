@@ -440,9 +440,11 @@ class Log:
         "off",
         "requests that are logged: those answered with 5xx or cut; those and slow ones; all",
     )
-    slow: float = option(DURATION, "1s", "a request that took longer is slow")
-    slow_stack: bool = option(
-        FLAG, False, "log the stack of a request that has become slow, while it goes on"
+    slow: float = option(
+        DURATION,
+        0,
+        "a request that takes longer is slow: its stack is logged while it runs; 0: never "
+        "(and 1s for `log.access`)",
     )
     access_except: tuple[str, ...] = option(
         PATHS, [], "paths that are not logged unless they fail; `/static/*` is all below that"

@@ -230,7 +230,7 @@ cdef class Loop:
         self.listening.all = &self.all
         self._instruct_helper(settings, board)
         if watch_new(&self.helper.watch, &self.all, settings.threads, timeouts.request,
-                     settings.log.slow if settings.log.slow_stack else 0.0) < 0:
+                     settings.log.slow) < 0:
             raise MemoryError
         if settings.threads > 1:
             self.pool = Pool(settings.threads)

@@ -132,9 +132,9 @@ class WorkerRules(Roster):
         else:
             worker.stuck.append(note)
         worker.overran = True
+        worker.end = "request_timeout"
         if event.able:
-            if not worker.worn:
-                worker.worn, worker.end = f"a {CAUSE}", "request_timeout"
+            worker.worn = worker.worn or f"a {CAUSE}"
         elif worker.state in (W.READY, W.DRAINING):
             if not event.patience:
                 # All its threads are lost: there may be responses that are on their way.
@@ -186,8 +186,8 @@ class WorkerRules(Roster):
             how = f"{how} ({worker.cause})"
         if worker.cause == CAUSE:
             self._say(INFO, f"worker {worker.id}: ended, {how}", worker)
-            if generation.state is G.LIVE:
-                self._respawn("request_timeout")
+            if generation.state is G.LIVE and worker.id != generation.recycled:
+                self._respawn(worker.end)
             return
         if was is W.DRAINING or generation.state is G.RETIRING:
             expected = how == ended(0) or worker.ready_at is None

@@ -113,7 +113,6 @@ def app(environ, start_response):
     return [body]
 """
 
-SLOW = {"log.slow": 0.3, "log.slow_stack": True}
 STUCK = ["spin", "sleep", "in_c", "deadlock"]
 
 
@@ -284,7 +283,7 @@ def test_close_that_does_not_end(service: Service, threads: int) -> None:
 
 
 def test_slow_requests_are_told_of_and_go_on(service: Service, threads: int) -> None:
-    start(service, threads, workers=1, **SLOW, **{"timeouts.request": 0})
+    start(service, threads, workers=1, **{"log.slow": 0.3, "timeouts.request": 0})
     before = service.workers()
     connection = service.connect()
     connection.request("GET", "/slower?a")
