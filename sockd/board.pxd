@@ -80,4 +80,5 @@ cdef int note_request(
 cdef void note_released(Slot* slot, int entry) noexcept nogil
 cdef void note_response(Slot* slot, int status) noexcept nogil
 cdef void note_duration(Slot* slot, uint64_t usec) noexcept nogil
+cdef uint64_t id_half(const Slot* slot, uint64_t number, bint second) noexcept nogil
 cdef str made_id(Slot* slot, uint64_t number)

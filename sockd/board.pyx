@@ -44,9 +44,8 @@ FIELDS = (
     "duration_usec", "queue_usec",
 )
 """The numbers of a slot in the order of `struct Slot`. Times are CLOCK_MONOTONIC in microseconds;
-`request_started_usec` is that of the youngest request, 0 when none is in hand; `deadline_usec`, of
-the one that is due first, is 0 where none has a deadline or it was enforced, and is told some
-milliseconds late."""
+`request_started_usec` is that of the youngest request, 0 when none is in hand; `deadline_usec` that of
+the request that is due first, told some milliseconds late, 0 where none is or it was enforced."""
 
 COUNTED = FIELDS[FIELDS.index("requests"):]
 """Those that only grow: totals are made of them."""
@@ -166,10 +165,14 @@ cdef inline uint64_t _mixed(uint64_t number) noexcept nogil:
     return number ^ (number >> 31)
 
 
+cdef uint64_t id_half(const Slot* slot, uint64_t number, bint second) noexcept nogil:
+    cdef uint64_t first = _mixed(slot.id_seed + number)
+    return _mixed(first + slot.id_seed) if second else first
+
+
 cdef str made_id(Slot* slot, uint64_t number):
     """The id of a worker's request `number`: 32 hexadecimal digits, the same whenever asked."""
-    cdef uint64_t first = _mixed(slot.id_seed + number)
-    return f"{first:016x}{_mixed(first + slot.id_seed):016x}"
+    return f"{id_half(slot, number, False):016x}{id_half(slot, number, True):016x}"
 
 
 cdef inline int _bucket(uint64_t usec) noexcept nogil:

@@ -343,7 +343,7 @@ cdef class Loop:
         try:
             if watch.look:
                 watch.look = False
-                self.overruns.slow(describe(hand, monotonic_usec()), frame)
+                self.overruns.slow(describe(hand, self.slot, monotonic_usec()), frame)
             if hand.stage != INTERRUPTED:
                 return
             hand.stage = RAISED
@@ -1081,7 +1081,7 @@ cdef class Loop:
         if self.overruns is None:
             return 0
         try:
-            request = {"how": how, **describe(hand, monotonic_usec())}
+            request = {"how": how, **describe(hand, self.slot, monotonic_usec())}
             if answer is not None:
                 request["answer"] = answer
             if how == "thread":
@@ -1104,7 +1104,7 @@ cdef class Loop:
                 hand.slow_usec = 0
                 if self.overruns is not None:
                     try:
-                        self.overruns.slow(describe(hand, self.all.now), None)
+                        self.overruns.slow(describe(hand, self.slot, self.all.now), None)
                     except Exception:
                         self._report_fault()
             if hand.stage != TAKEN and 0 < hand.deadline_usec <= self.all.now:
@@ -1121,6 +1121,8 @@ cdef class Loop:
         cdef bint able = False
         cdef int i
         hand.connection = NULL
+        if c != NULL and self.access is not None:
+            self._note_access(c, 504, 0, "timeouts.request")
         if c != NULL and hand.had == NOTHING and answer_late(c, hand.words):
             note_response(self.slot, 504)
             self._linger(c)

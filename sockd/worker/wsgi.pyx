@@ -240,7 +240,7 @@ cdef class Call(Response):
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
             id, id_size, self.waiting_since, now)
-        self.number = self.loop.slot.requests
+        self.number = self.words.number = self.loop.slot.requests
         if self.handler.tell_id:
             self.tell_id = True
             self.environ["sockd.request_id"] = id_of(self, self.loop.slot)
