@@ -2,10 +2,10 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.board cimport Header
 from sockd.http.connections cimport Connections
+from sockd.http.deadlines cimport Watch, pthread_t
 from sockd.http.health cimport Health
 
 cdef extern from "pthread.h" nogil:
-    ctypedef unsigned long pthread_t
     ctypedef struct pthread_mutex_t:
         pass
     int pthread_mutex_lock(pthread_mutex_t* lock)
@@ -29,6 +29,7 @@ cdef struct Helper:
     const char* board  # slots of all workers
     const Header* header
     uint64_t threads
+    Watch watch
     # Held by whoever may touch the connections: the loop, but while it is away.
     pthread_mutex_t lock
     uint64_t away_usec  # since when the loop is away; 0: it is not
