@@ -143,7 +143,7 @@ def test_upgrade_makes_what_runs_the_new_version(installed: Apt) -> None:
         assert machine.out("systemctl", "show", "-P", "NRestarts", unit) == "0"
         assert masters_version(machine, unit.removeprefix("sockd@")) == "0.1.1"
         machine.run("systemctl", "reload", unit)
-    assert output.count("sockd: upgraded from sockd 0.1.0 to 0.1.1: generation 2 serves\n") == 2
+    assert output.count("upgraded from sockd 0.1.0 to 0.1.1: generation 2 serves") == 2
     assert [main_pid(machine, unit) for unit in ("sockd@blue", "green")] == masters
     assert state(machine, "sockd@grey.service") == "inactive"
     assert answer(machine, "grey") == "0.1.1"
