@@ -281,6 +281,16 @@ def option(kind: Kind, default: Any, doc: str, change: Change = "reload") -> Any
 @dataclass(frozen=True)
 class App:
     target: str = option(TEXT, "", "the application: `module:attribute` or `module:factory()`")
+    interface: str = option(
+        _one_of("auto", "wsgi", "asgi"),
+        "auto",
+        "how it is called; auto: ASGI 3 if it is a coroutine function or has an async `__call__`",
+    )
+    lifespan: str = option(
+        _one_of("auto", "on", "off"),
+        "auto",
+        "ASGI's startup and shutdown events; on: an application without them fails",
+    )
     directory: str = option(
         TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
     )
@@ -309,6 +319,11 @@ class App:
 
 @dataclass(frozen=True)
 class Server:
+    loop: str = option(
+        _one_of("auto", "asyncio", "uvloop"),
+        "auto",
+        "event loop of ASGI applications; auto: uvloop if their environment has it",
+    )
     health: str = option(
         PATH,
         "",
@@ -378,6 +393,12 @@ class Limits:
         "counts; 0: no limit",
     )
     connections: int = option(COUNT, 4096, "open connections of one worker")
+    concurrency: int = option(
+        COUNT,
+        0,
+        "requests and WebSockets that a worker of an ASGI application has in hand; no connection is "
+        "accepted beyond that; 0: no limit",
+    )
     backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
 
 

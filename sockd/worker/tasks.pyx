@@ -1,0 +1,434 @@
+# cython: language_level=3
+"""Requests as tasks of an asyncio event loop, and what their applications await.
+
+The coroutine of the task passes each step straight on to the application's own, and sees the end of
+that without a callback. What is awaited and is there already
+is no Future: the application goes on at once.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import sys
+from collections import deque
+
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.stdint cimport uint32_t
+
+from sockd.board cimport note_request
+from sockd.http.connections cimport Connection
+from sockd.http.forks cimport in_child, leave_child
+from sockd.http.guest cimport Guest
+from sockd.http.loop cimport Handler
+from sockd.http.response cimport Response
+
+cdef extern from "Python.h":
+    int PYGEN_NEXT
+    int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) except -1
+    void Py_XDECREF(PyObject* value)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
+cdef enum:
+    # Small pieces are taken while so much is waiting for room in the socket.
+    ROOM = 16384
+
+Task = asyncio.Task
+CancelledError = asyncio.CancelledError
+is_coroutine = inspect.iscoroutine
+EAGER = sys.version_info >= (3, 12)
+
+
+class ClientDisconnected(OSError):
+    """Raised by `send` when nobody is there to read it (ASGI HTTP 2.4)."""
+
+
+async def _await(awaitable):
+    await awaitable
+
+
+cdef class Done:
+    """Awaited, it is over at once."""
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        raise kind if value is None else value
+
+    def close(self):
+        pass
+
+
+cdef Done DONE = Done()
+
+
+cdef class Wait:
+    """What `receive` returns, and `send` where it cannot be done at once. Each is a coroutine to
+    whoever makes a task of it."""
+
+    cdef Exchange exchange
+    cdef object inner
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef PyObject* result = NULL
+        if self.inner is not None:
+            if PyIter_Send(<PyObject*>self.inner, <PyObject*>None, &result) == PYGEN_NEXT:
+                found = <object>result
+                Py_DECREF(found)
+                return found
+            Py_XDECREF(result)
+            self.inner = None
+        future = self.attempt()
+        self.inner = future.__await__()
+        return next(self.inner)
+
+    def send(self, value):
+        return self.__next__()
+
+    def throw(self, kind, value=None, traceback=None):
+        if self.inner is None:
+            raise kind if value is None else value
+        return self.inner.throw(kind if value is None else value)
+
+    def close(self):
+        self.inner = None
+
+    cdef object attempt(self):
+        """A future to wait for; StopIteration with the outcome where there is one."""
+        raise NotImplementedError
+
+
+cdef class Receive(Wait):
+    cdef object attempt(self):
+        event = self.exchange.next_event()
+        if event is not None:
+            raise StopIteration(event)
+        return self.exchange.later(False)
+
+
+cdef class Send(Wait):
+    cdef object message  # None when it was taken and only has to go out
+
+    cdef object attempt(self):
+        cdef Exchange exchange = self.exchange
+        if self.message is not None:
+            if not exchange.may_send():
+                return exchange.later(True)
+            message, self.message = self.message, None
+            if not exchange.take(message):
+                raise StopIteration
+        if exchange.connection == NULL and not exchange.complete:
+            raise ClientDisconnected("the client went away")
+        if not exchange.pending():
+            raise StopIteration
+        return exchange.later(True)
+
+
+cdef class Steps:
+    """The coroutine of a task: that of the application, whose end the exchange is told of."""
+
+    cdef Exchange exchange
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.exchange.step(None)
+
+    def send(self, value):
+        return self.exchange.step(None)
+
+    def throw(self, kind, value=None, traceback=None):
+        return self.exchange.step(kind if value is None else value)
+
+    def close(self):
+        if self.exchange.coroutine is not None:
+            self.exchange.coroutine.close()
+
+    # What inspect.getcoroutinestate, Task.get_stack and the repr of a task look at.
+
+    @property
+    def cr_frame(self):
+        return getattr(self.exchange.coroutine, "cr_frame", None)
+
+    @property
+    def cr_running(self):
+        return self.exchange.coroutine is not None and self.exchange.coroutine.cr_running
+
+    @property
+    def cr_suspended(self):
+        return self.exchange.coroutine is not None and self.exchange.coroutine.cr_suspended
+
+    @property
+    def cr_await(self):
+        return getattr(self.exchange.coroutine, "cr_await", None)
+
+    @property
+    def cr_code(self):
+        return getattr(self.exchange.coroutine, "cr_code", None)
+
+    @property
+    def __qualname__(self):
+        return self.exchange.describe()
+
+
+cdef class TaskHandler(Handler):
+    """`application` is a callable of ASGI 3, called in tasks of `host` (an asyncio event loop)."""
+
+    def __init__(self, application, host, *, report=None):
+        self.application = application
+        self.report = report
+        self.streams = True
+        self.exchanges = set()
+        self.host = host
+        self.context = contextvars.copy_context()
+        self.line = deque()
+        self.eager = EAGER
+
+    cdef bint busy(self):
+        return len(self.exchanges) > 0
+
+    cdef int next_in_line(self) except -1:
+        cdef Exchange exchange
+        while self.line:
+            exchange = self.line.popleft()
+            if exchange.connection != NULL:
+                exchange.start_task(False)
+                break
+        return 0
+
+    def cancel(self):
+        """Cancel what still runs; how many that were."""
+        running = [exchange.task for exchange in self.exchanges if exchange.task is not None]
+        for task in running:
+            task.cancel()
+        return running
+
+
+cdef class Exchange(Response):
+    """A request in the hands of a task: `receive` and `respond` are what the application calls."""
+
+    cdef void prepare(self, Guest loop, TaskHandler handler) noexcept:
+        self.loop = loop
+        self.handler = handler
+        self.of_task = True
+        self.gone = self.beginning = False
+        self.readers = self.writers = None
+
+    # -- what the application awaits ---------------------------------------------------------
+
+    def receive(self):
+        cdef Receive waits = Receive.__new__(Receive)
+        waits.exchange = self
+        return waits
+
+    def respond(self, message):
+        cdef Send waits
+        if self.may_send():
+            if not self.take(message):
+                return DONE
+            message = None
+        waits = Send.__new__(Send)
+        waits.exchange = self
+        waits.message = message
+        return waits
+
+    cdef object next_event(self):
+        """What `receive` returns, None if nothing has come."""
+        raise NotImplementedError
+
+    cdef bint take(self, object message) except -1:
+        """Do what `send` was given; whether it has to be waited for until it went out."""
+        raise NotImplementedError
+
+    cdef bint may_send(self) noexcept:
+        return self.connection == NULL or (
+            self.piece is None and self.file_left == 0
+            and (self.buffer.size - self.buffer_at < ROOM or not self.head_written))
+
+    cdef object later(self, bint writes):
+        """A future that is done when it is worth another look."""
+        future = self.handler.host.create_future()
+        if writes:
+            if self.writers is None:
+                self.writers = []
+            self.writers.append(future)
+        else:
+            if self.readers is None:
+                self.readers = []
+            self.readers.append(future)
+        return future
+
+    cdef int wake_readers(self) except -1:
+        waiters, self.readers = self.readers, None
+        if waiters is not None:
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        return 0
+
+    cdef int wake_writers(self) except -1:
+        waiters, self.writers = self.writers, None
+        if waiters is not None:
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        return 0
+
+    # -- what the loop calls -----------------------------------------------------------------
+
+    cdef int begin(self) except -1:
+        note_request(
+            self.loop.slot,
+            <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
+            <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
+            self.loop.all.now)
+        if self.loop.concurrency and len(self.handler.exchanges) >= self.loop.concurrency:
+            self.handler.line.append(self)
+            return 0
+        self.beginning = True
+        try:
+            self.start_task(True)
+        finally:
+            self.beginning = False
+        return 0
+
+    cdef int close(self) except -1:
+        self.closed = True
+        self.gone = self.gone or not self.complete
+        self.wake_readers()
+        self.wake_writers()
+        return 0
+
+    cdef str describe(self):
+        return f"{self.method} {self.target}"
+
+    cdef int send_out(self) except -1:
+        """Send what was added; within `begin` the loop does so."""
+        if self.beginning or self.connection == NULL:
+            return 0
+        self.loop.enter()
+        if self.connection != NULL:
+            self.loop.flush(<Connection*>self.connection)
+        return self.loop.leave()
+
+    cdef int drop(self, str why) except -1:
+        self.loop.enter()
+        if self.connection != NULL:
+            self.loop._cut(<Connection*>self.connection, why)
+        return self.loop.leave()
+
+    # -- the task ----------------------------------------------------------------------------
+
+    cdef int start_task(self, bint at_once) except -1:
+        cdef TaskHandler handler = self.handler
+        if self.loop.queue_limit and handler.turns_away(self, self.loop.queue_limit):
+            return self.send_out()
+        handler.exchanges.add(self)
+        try:
+            found = handler.application(self.scope, self.receive, self.respond)
+            self.coroutine = found if is_coroutine(found) else _await(found)
+        except BaseException as error:
+            return self._finish_task(error)
+        context = handler.context.copy()
+        steps = Steps.__new__(Steps)
+        (<Steps>steps).exchange = self
+        if handler.host.get_task_factory() is not None:
+            task = handler.host.create_task(steps, context=context)
+        elif at_once and handler.eager:
+            task = Task(steps, loop=handler.host, context=context, eager_start=True)
+        else:
+            task = Task(steps, loop=handler.host, context=context)
+        if self.coroutine is not None:
+            self.task = task
+        return 0
+
+    cdef object step(self, object thrown):
+        cdef PyObject* result = NULL
+        cdef object found = None
+        if self.coroutine is None:
+            raise RuntimeError("the request has ended")
+        try:
+            if thrown is not None:
+                found = self.coroutine.throw(thrown)
+            elif PyIter_Send(
+                <PyObject*>self.coroutine, <PyObject*>None, &result
+            ) == PYGEN_NEXT:
+                found = <object>result
+                Py_DECREF(found)
+            else:
+                Py_XDECREF(result)
+                raise StopIteration
+        except StopIteration:
+            if in_child:
+                leave_child()
+            self._finish_task(None)
+            raise
+        except BaseException as error:
+            if in_child:
+                leave_child()
+            self._finish_task(error)
+            if isinstance(error, CancelledError):
+                raise
+            raise StopIteration
+        if in_child:
+            leave_child()
+        return found
+
+    cdef int _finish_task(self, object error) except -1:
+        """The application has returned, or raised `error`."""
+        self.coroutine = self.task = self.scope = None
+        self.handler.exchanges.discard(self)
+        try:
+            if error is None:
+                self.returned()
+            else:
+                self.failed(error)
+        except MemoryError:
+            self.give_up()
+            self.send_out()
+        if self.handler.line:
+            self.handler.next_in_line()
+        if self.loop.draining:
+            self.loop.poke()
+        return 0
+
+    cdef int returned(self) except -1:
+        raise NotImplementedError
+
+    cdef int failed(self, object error) except -1:
+        raise NotImplementedError
+
+    cdef int tell(self, str what, object error, str priority) except -1:
+        if self.handler.report is not None:
+            fields = {"HTTP_METHOD": self.method, "HTTP_PATH": self.target.partition("?")[0]}
+            if priority is not None:
+                fields["PRIORITY"] = priority
+            try:
+                self.handler.report(
+                    f"{self.describe()}: {what}",
+                    None if error is None else (type(error), error, error.__traceback__), fields)
+            except MemoryError:
+                pass
+        return 0
+
+
