@@ -128,6 +128,10 @@ cdef class Call(Exchange):
         if self.half_closed:
             self.gone = True
             return {"type": "http.disconnect"}
+        if (<Connection*>self.connection).interest == 0:  # it was accepted with its request
+            self.loop.enter()
+            self.loop._want(<Connection*>self.connection, EPOLLRDHUP)
+            self.loop.leave()
         return None
 
     cdef object _more_body(self):

@@ -26,6 +26,7 @@ cdef class Exchange(Response):
     cdef object coroutine
     cdef readonly object task
     cdef bint beginning
+    cdef int pieces  # given since the task was last at a halt
     cdef bint gone
     cdef list readers
     cdef list writers

@@ -32,6 +32,8 @@ cdef extern from "Python.h":
 cdef enum:
     # Small pieces are taken while so much is waiting for room in the socket.
     ROOM = 16384
+    # What a task may give before the others get their turn.
+    PIECES = 16
 
 Task = asyncio.Task
 CancelledError = asyncio.CancelledError
@@ -70,6 +72,20 @@ cdef class Done:
 
 
 cdef Done DONE = Done()
+
+
+cdef class Halt(Done):
+    """Awaited, it lets others go first."""
+
+    cdef bint halted
+
+    def __next__(self):
+        if self.halted:
+            raise StopIteration
+        self.halted = True
+
+    def send(self, value):
+        return self.__next__()
 
 
 cdef class Wait:
@@ -116,6 +132,8 @@ cdef class Wait:
 
 cdef class Receive(Wait):
     cdef object attempt(self):
+        if in_child:
+            leave_child()
         event = self.exchange.next_event()
         if event is not None:
             raise StopIteration(event)
@@ -243,9 +261,12 @@ cdef class Exchange(Response):
 
     def respond(self, message):
         cdef Send waits
+        if in_child:
+            leave_child()
         if self.may_send():
             if not self.take(message):
-                return DONE
+                self.pieces += 1
+                return DONE if self.pieces < PIECES else Halt()
             message = None
         waits = Send.__new__(Send)
         waits.exchange = self
@@ -367,6 +388,7 @@ cdef class Exchange(Response):
         cdef object found = None
         if self.coroutine is None:
             raise RuntimeError("the request has ended")
+        self.pieces = 0
         try:
             if thrown is not None:
                 found = self.coroutine.throw(thrown)

@@ -9,6 +9,8 @@ import pytest
 from conftest import read_all, read_response
 from test_wire import CLOSE, GET, TEXT, body_of, echo, eventually, get, hello, post
 
+pytestmark = pytest.mark.tasks
+
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
     engine = serve(hello, timeouts_header=0.3)
