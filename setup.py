@@ -34,6 +34,7 @@ MODULES = {
     "sockd.http.guest": "sockd/http/guest.pyx",
     "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",
     "sockd.worker.tasks": "sockd/worker/tasks.pyx",
+    "sockd.worker.session": "sockd/worker/session.pyx",
     "sockd.worker.asgi": "sockd/worker/asgi.pyx",
 }
 

@@ -396,10 +396,21 @@ class Limits:
     concurrency: int = option(
         COUNT,
         0,
-        "requests and WebSockets that a worker of an ASGI application has in hand; no connection is "
-        "accepted beyond that; 0: no limit",
+        "requests and WebSockets that a worker of an ASGI application has in hand; beyond that no "
+        "connection is accepted; 0: no limit",
     )
     backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
+
+
+@dataclass(frozen=True)
+class WebSocket:
+    message: int = option(SIZE, "16MiB", "one message; larger ones close the connection (1009)")
+    ping: float = option(
+        DURATION,
+        "20s",
+        "a silent client is pinged after so long, and cut after as long again; 0: never",
+    )
+    compression: bool = option(FLAG, True, "permessage-deflate, if the client can")
 
 
 @dataclass(frozen=True)
@@ -523,6 +534,7 @@ class Settings:
     recycle: Recycle = field(default_factory=Recycle)
     process: Process = field(default_factory=Process)
     limits: Limits = field(default_factory=Limits)
+    websocket: WebSocket = field(default_factory=WebSocket)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)
     nginx: Nginx = field(default_factory=Nginx)

@@ -19,6 +19,7 @@ cdef class Handler:
     cdef Response open(self, Loop loop, Connection* connection, const char* head)
     cdef int recycle(self, Response response) except -1
     cdef bint busy(self)
+    cdef int drain(self) except -1
     cdef bint turns_away(self, Response response, uint64_t limit) except -1
 
 

@@ -162,6 +162,10 @@ cdef class Handler:
         """Whether the application does something still for requests that were answered."""
         return False
 
+    cdef int drain(self) except -1:
+        """The loop begins to drain."""
+        return 0
+
     cdef bint turns_away(self, Response response, uint64_t limit) except -1:
         """503 for a request whose client has given up, most likely: it has waited longer than
         `limit` microseconds (`limits.queue_time`). One journal line a second says how many."""
@@ -352,6 +356,7 @@ cdef class Loop:
         cdef int i
         cdef uint64_t tag
         cdef Connection* c
+        cdef Response response
         self.all.now = woken
         self.slot.beat_usec = woken
         self._tell_date()
@@ -375,7 +380,9 @@ cdef class Loop:
                     continue
                 try:
                     if c.response != NULL and (<Response>c.response).of_task:
-                        (<Response>c.response).event(events[i].events)
+                        response = <Response>c.response  # it may let go of its connection
+                        response.event(events[i].events)
+                        response = None
                     elif c.state == WRITING:
                         self._drive(c)
                         self._resume(c)
@@ -607,6 +614,7 @@ cdef class Loop:
                     self._accept_rest(index)
             self.listening.turn(False)
         self.listening.again = 0
+        self.handler.drain()
         if close_idle:
             c = self.all.queues[<int>IDLE].first
             while c != NULL:

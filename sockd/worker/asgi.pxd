@@ -14,6 +14,11 @@ cdef class ASGIHandler(TaskHandler):
     cdef bytes raw_root
     cdef bint early_hints
 
+    cdef object deflate
+    cdef uint64_t message_limit
+    cdef double ping
+
+    cdef Exchange _open_session(self, Guest loop, Connection* c, const char* data)
     cdef _make_templates(self, Guest loop)
     cdef _add_path(self, dict scope, const char* data, Head* head)
     cdef _apply_forwarded(self, dict scope, dict forwarded, Guest loop, Exchange exchange)

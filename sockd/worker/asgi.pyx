@@ -5,6 +5,7 @@ import asyncio
 import os
 import stat
 import urllib.parse
+from http import HTTPStatus
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy
@@ -39,12 +40,15 @@ from sockd.http.parser cimport (
     FORWARDED_PORT,
     FORWARDED_PROTO,
     REQUEST_START,
+    UPGRADE,
     Field,
     Head,
 )
 from sockd.http.response cimport Response, send_early_hints
+from sockd.worker.session cimport Session
 from sockd.worker.tasks cimport Exchange, TaskHandler
 
+from sockd.http.handshake import Deflate, Opening, Refused
 from sockd.worker.tasks import ClientDisconnected
 
 cdef extern from "Python.h":
@@ -109,6 +113,16 @@ cdef tuple _header(const char* data, Field* field):
         Py_DECREF(<object>entry.value)
         entry.value = <PyObject*>pair
     return pair
+
+
+cdef bint _asks_for_websocket(const Head* head, const char* data):
+    cdef uint32_t i
+    cdef const Field* field
+    for i in range(head.count):
+        field = &head.fields[i]
+        if field.id == UPGRADE:
+            return b"websocket" in _bytes(data + field.value.start, field.value.size).lower()
+    return False
 
 
 cdef class Call(Exchange):
@@ -348,6 +362,9 @@ cdef class ASGIHandler(TaskHandler):
         self.root = settings.app.root_path.rstrip("/")
         self.raw_root = self.root.encode()
         self.early_hints = settings.server.early_hints
+        self.deflate = Deflate() if settings.websocket.compression else None
+        self.message_limit = settings.websocket.message
+        self.ping = settings.websocket.ping
 
     cdef _make_templates(self, Guest loop):
         for listener in loop.listeners:
@@ -373,6 +390,8 @@ cdef class ASGIHandler(TaskHandler):
         cdef Call call = None
         if not self.templates:
             self._make_templates(<Guest>loop)
+        if head.upgrade and _asks_for_websocket(head, data):
+            return self._open_session(<Guest>loop, c, data)
         if self.spares:
             call = <Call>self.spares.pop()
             if Py_REFCNT(call) > 1:
@@ -387,6 +406,40 @@ cdef class ASGIHandler(TaskHandler):
         call.scope = self._scope(<Guest>loop, c, data, call)
         call.reset(head.minor == 1, call.method == "HEAD", head.keep_alive)
         return call
+
+    cdef Exchange _open_session(self, Guest loop, Connection* c, const char* data):
+        cdef Session session = Session()
+        cdef dict scope
+        session.prepare(loop, self)
+        session.limit = self.message_limit
+        session.ping = self.ping
+        session.waiting_since = loop.all.now
+        scope = self._scope(loop, c, data, session)
+        session.reset(c.head.minor == 1, False, c.head.keep_alive)
+        try:
+            session.opening = Opening(
+                session.method.encode("latin-1"), c.head.minor, scope["headers"],
+                deflate=self.deflate)
+        except Refused as refused:
+            body = f"{refused}\n".encode()
+            session.refusal = b"HTTP/1.1 %d %s\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+                refused.status, HTTPStatus(refused.status).phrase.encode(),
+                b"".join([b"%b: %b\r\n" % field for field in refused.fields
+                          if field[0] != b"Connection"]), len(body), body)
+            return session
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        scope["subprotocols"] = session.opening.subprotocols
+        scope["extensions"] = {"websocket.http.response": {}}
+        session.scope = scope
+        return session
+
+    cdef int drain(self) except -1:
+        for exchange in list(self.exchanges):
+            if type(exchange) is Session:
+                (<Session>exchange).go_away()
+        return 0
 
     cdef dict _scope(self, Guest loop, Connection* c, const char* data, Exchange exchange):
         cdef Head* head = c.head

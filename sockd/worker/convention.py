@@ -42,7 +42,7 @@ class Convention(Protocol):
     ) -> Loop: ...
 
     def wait(self, descriptors: Sequence[int], enough: Callable[[], bool]) -> None:
-        """Call `enough` at once and whenever one of `descriptors` is readable, until it is true."""
+        """Call `enough` now and whenever one of `descriptors` is readable, until it is true."""
 
     def run(self, loop: Any) -> None:
         """Serve until `loop` was stopped or has drained."""
