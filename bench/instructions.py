@@ -1,7 +1,8 @@
 """Instructions of a worker per request, counted by callgrind: the same on a busy machine.
 
-One client asks over one connection; a run with twice the requests less a run with as many as asked
-for leaves nothing of the start. `python -m bench.instructions` prints the costliest functions."""
+One client asks, over one connection or over one for each request; a run with twice the requests
+less a run with as many as asked for leaves nothing of the start. `python -m bench.instructions`
+prints the costliest functions."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from bench.load import BROWSER
 
 HEAD = "GET / HTTP/1.1\r\nHost: bench\r\n"
 PLAIN = (HEAD + "\r\n").encode()
+CLOSING = (HEAD + "Connection: close\r\n\r\n").encode()
 FROM_BROWSER = (
     HEAD + "".join(f"{name}: {value}\r\n" for name, value in BROWSER.items()) + "\r\n"
 ).encode()
@@ -76,11 +78,13 @@ def _run(requests: int, request: bytes, app: str) -> tuple[Counter, Counter, Cou
             pass_fds=[fd],
         )  # fmt: skip
         try:
-            with socket.create_connection(end.getsockname(), timeout=60) as client:
-                for _ in range(requests):
-                    client.sendall(request)
-                    if not client.recv(65536).startswith(b"HTTP/1.1 200"):
-                        raise Failure("the counted worker does not answer")
+            turns = (requests, 1) if request is CLOSING else (1, requests)
+            for _ in range(turns[0]):
+                with socket.create_connection(end.getsockname(), timeout=60) as client:
+                    for _ in range(turns[1]):
+                        client.sendall(request)
+                        if not client.recv(65536).startswith(b"HTTP/1.1 200"):
+                            raise Failure("the counted worker does not answer")
             worker.communicate(timeout=60)
         finally:
             worker.kill()
@@ -120,11 +124,25 @@ def _read(path: Path) -> tuple[Counter, Counter, Counter]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.instructions")
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--browser", action="store_true", help="with a browser's headers")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--browser",
+        action="store_const",
+        dest="request",
+        const=FROM_BROWSER,
+        help="with a browser's headers",
+    )
+    kind.add_argument(
+        "--closing",
+        action="store_const",
+        dest="request",
+        const=CLOSING,
+        help="a connection for each request",
+    )
     parser.add_argument("--app", default="plain:hello")
     parser.add_argument("--rows", type=int, default=40)
     options = parser.parse_args()
-    found = count(options.requests, FROM_BROWSER if options.browser else PLAIN, options.app)
+    found = count(options.requests, options.request or PLAIN, options.app)
     print(f"{found.total:.0f} instructions per request, {found.board:.0f} of them for the board")
     for name, cost in found.own.most_common(options.rows):
         print(f"{cost:8.1f} own {found.inclusive[name]:8.1f} with calls  {name}")

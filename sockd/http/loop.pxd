@@ -65,7 +65,7 @@ cdef class Loop:
     cdef int _cut(self, Connection* c, str why) except -1
     cdef void _listen_if_free(self) noexcept
     cdef void _admit(self) noexcept
-    cdef void _accept_some(self, int index) noexcept
+    cdef void _accept_some(self, int index, bint waits) noexcept
     cdef void _accept_rest(self, int index) noexcept
     cdef Connection* _accept(self, int index, bint waits) noexcept
     cdef void _greet(self, Connection* c) noexcept

@@ -77,6 +77,7 @@ from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
     HEAD_TIMEOUT,
+    SPOOL_FAILED,
     head_begun,
     head_free,
     parse_head,
@@ -360,13 +361,13 @@ cdef class Loop:
         self.all.now = woken
         self.slot.beat_usec = woken
         self._tell_date()
-        if count < 0 and self.listening.was_nudged():
+        if self.listening.was_nudged():
             for i in range(self.listening.count):
-                self._accept_some(i)
+                self._accept_some(i, False)
         for i in range(count):
             tag = events[i].data.u64
             if tag & 3 == OF_LISTENER:
-                self._accept_some(<int>(tag >> 2))
+                self._accept_some(<int>(tag >> 2), True)
             elif tag & 3 == OF_WATCHER:
                 try:
                     callback = self.watchers.get(<int>(tag >> 2))
@@ -494,9 +495,10 @@ cdef class Loop:
         else:
             self.listening.turn(True)
 
-    cdef void _accept_some(self, int index) noexcept:
+    cdef void _accept_some(self, int index, bint waits) noexcept:
         """As many as came last time and one more, so that a burst takes few turns and a single
-        connection few calls in vain. What other workers could serve meanwhile is left to them."""
+        connection few calls in vain. What other workers could serve meanwhile is left to them.
+        `waits` as for `_accept`."""
         cdef Connection* fresh[ACCEPTED]
         cdef uint64_t before = self.slot.connections
         cdef uint64_t until = self.all.now + ACCEPTING_USEC
@@ -504,7 +506,7 @@ cdef class Loop:
         cdef int i
         while (self.listening.on and taken < self.batch and self.all.now < until
                 and self.slot.connections < self.connection_limit):
-            fresh[taken] = self._accept(index, taken == 0)
+            fresh[taken] = self._accept(index, waits and taken == 0)
             if fresh[taken] == NULL:
                 self.batch = max(taken, 1)
                 break
@@ -799,8 +801,12 @@ cdef class Loop:
                 c.done_asking = False
             self._run_with_body(c)
         else:
-            response.stream = stream_new(
-                c.fd, c.body, &self.all.limits, self.stream_timeout, expects and size == 0)
+            try:
+                response.stream = stream_new(
+                    c.fd, c.body, &self.all.limits, self.stream_timeout, expects and size == 0)
+            except OSError:
+                self._refuse(c, -SPOOL_FAILED)
+                return taken
             c.body = NULL
             self._run(c, stream_file(<Stream>response.stream))
         return max(taken, 0)

@@ -414,6 +414,19 @@ cdef class Call(Response):
         return f"{self.method} {self.target}"
 
 
+cdef dict _with_room(dict table):
+    """The same with the next larger size of a hash table."""
+    size = sys.getsizeof(table)
+    extra = []
+    while sys.getsizeof(table) == size:
+        key = f"HTTP_{len(extra)}"
+        extra.append(key)
+        table[key] = ""
+    for key in extra:
+        del table[key]
+    return table
+
+
 cdef class WSGIHandler(Handler):
     """Runs `application` for each request.
 
@@ -442,11 +455,12 @@ cdef class WSGIHandler(Handler):
 
     cdef _make_templates(self, Loop loop):
         """What every environ of a listener has in common. All keys of a request are there from
-        the start, so that filling a copy in seldom makes the table grow."""
+        the start, and room for its fields: a copy has it as well, so that filling it in seldom
+        makes the table grow."""
         for listener in loop.listeners:
             name = listener.getsockname()
             host, port = name[:2] if isinstance(name, tuple) else ("localhost", 80)
-            self.templates.append({
+            template = {
                 "REQUEST_METHOD": "GET",
                 "SCRIPT_NAME": self.root,
                 "PATH_INFO": "",
@@ -467,7 +481,8 @@ cdef class WSGIHandler(Handler):
                 "wsgi.multiprocess": self.multiprocess,
                 "wsgi.run_once": False,
                 "wsgi.file_wrapper": FileWrapper,
-            })
+            }
+            self.templates.append(_with_room(template))
 
     cdef Response open(self, Loop loop, Connection* c, const char* data):
         cdef Head* head = c.head
