@@ -335,7 +335,9 @@ class Server:
         "call the application when the head is read, and let it read the body as it comes",
     )
     early_hints: bool = option(
-        FLAG, False, "give applications `wsgi.early_hints` (103; nginx must be 1.29 or newer)"
+        FLAG,
+        False,
+        "give applications `wsgi.early_hints`, or the same of ASGI (103; nginx must be 1.29 or newer)",
     )
     trusted: tuple[str, ...] = option(
         PEERS,

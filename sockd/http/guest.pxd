@@ -9,6 +9,7 @@ cdef class Guest(Loop):
     cdef readonly object ended
     cdef object timer
     cdef uint64_t timer_usec
+    cdef int nudges
     cdef bint inside  # its turn is under way: an application may run within that
 
     cdef int enter(self) except -1

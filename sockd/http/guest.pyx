@@ -6,6 +6,8 @@ ready; one timer stands for all deadlines. Between turns tasks run, which read a
 and `leave`: the native helper must not see what is half done.
 """
 
+import os
+
 from libc.stdint cimport int64_t, uint64_t
 
 from sockd.http.connections cimport (
@@ -18,6 +20,7 @@ from sockd.http.connections cimport (
     monotonic_usec,
 )
 from sockd.http.helper cimport come_back, pthread_mutex_unlock, step_away
+from sockd.http.listening cimport nudge_by
 from sockd.http.loop cimport Loop
 
 cdef enum:
@@ -34,6 +37,12 @@ cdef class Guest(Loop):
         """Serve from here on, in `host`, an asyncio event loop."""
         self.host = host
         self.ended = host.create_future()
+        self.nudges = -1
+        if not self.listening.alone:
+            self.nudges = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.watch(self.nudges, self._heed)
+            nudge_by(self.nudges)
+        self.helper.guest = True
         self._begin_serving()
         host.add_reader(self.all.epoll, self.turn)
         self.poke()
@@ -47,6 +56,13 @@ cdef class Guest(Loop):
             self.timer.cancel()
         come_back(self.helper)
         self._end_serving()
+        if self.nudges >= 0:
+            nudge_by(-1)
+            self.unwatch(self.nudges)
+            os.close(self.nudges)
+
+    def _heed(self):
+        os.eventfd_read(self.nudges)  # the turn does the rest
 
     def turn(self):
         """Serve all that is ready, and what is due."""

@@ -38,6 +38,8 @@ cdef class Call(Exchange):
     cdef object _next_piece(self, Connection* c)
     cdef int _receive(self, Connection* c) except -2
     cdef int _read_rest(self, Connection* c) except -1
+    cdef int _send_path(self, path) except -1
+    cdef bint _hint(self, links) except -1
     cdef int _decide_end(self, bint more) except -1
     cdef int _body(self, dict message) except -1
     cdef uint64_t body_span(self) noexcept

@@ -2,6 +2,7 @@
 """ASGI 3 on the connection loop: the scope, and HTTP's messages (ASGI HTTP 2.5)."""
 
 import asyncio
+import io
 import os
 import stat
 import urllib.parse
@@ -243,6 +244,10 @@ cdef class Call(Exchange):
                 raise RuntimeError("http.response.start was sent twice")
             self.start_bytes(message["status"], message.get("headers", ()))
             return False
+        elif kind == "http.response.pathsend":
+            self._send_path(message["path"])
+        elif kind == "http.response.early_hint":
+            return self._hint(message["links"])
         else:
             raise RuntimeError(f"{kind} is no message of an HTTP response")
         self.send_out()
@@ -263,6 +268,29 @@ cdef class Call(Exchange):
         if not more:
             self.end()
         return 0
+
+    cdef int _send_path(self, path) except -1:
+        """A file, which the kernel sends."""
+        if not self.started or self.head_written:
+            raise RuntimeError("http.response.pathsend is the whole body, behind the start")
+        self.file = io.FileIO(path)
+        status = os.fstat(self.file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"not a regular file: {path}")
+        self._decide_end(False)
+        self.add_file(self.file.fileno(), 0, status.st_size, status.st_size)
+        return self.end()
+
+    cdef bint _hint(self, links) except -1:
+        fields = [("Link", bytes(link).decode("latin-1")) for link in links]
+        if self.http11 and not self.head_written and (<ASGIHandler>self.handler).early_hints:
+            self.loop.enter()
+            try:
+                if self.connection != NULL:
+                    send_early_hints((<Connection*>self.connection).fd, fields)
+            finally:
+                self.loop.leave()
+        return False
 
     cdef int _decide_end(self, bint more) except -1:
         """Whether the connection can be kept is said in the head."""
@@ -367,6 +395,9 @@ cdef class ASGIHandler(TaskHandler):
         self.ping = settings.websocket.ping
 
     cdef _make_templates(self, Guest loop):
+        extensions = {"http.response.pathsend": {}}
+        if self.early_hints:
+            extensions["http.response.early_hint"] = {}
         for listener in loop.listeners:
             name = listener.getsockname()
             self.templates.append({
@@ -382,7 +413,7 @@ cdef class ASGIHandler(TaskHandler):
                 "headers": None,
                 "client": None,
                 "server": tuple(name[:2]) if isinstance(name, tuple) else (name, None),
-                "extensions": {},
+                "extensions": extensions,
             })
 
     cdef Response open(self, Loop loop, Connection* c, const char* data):

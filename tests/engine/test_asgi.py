@@ -445,3 +445,62 @@ def test_a_drain_waits_for_what_runs_after_its_response(tasks) -> None:
     engine.drain()
     assert engine.ended()
     assert done == [1]
+
+
+def test_files_go_out_by_their_path(tasks, tmp_path) -> None:
+    content = bytes(i % 251 for i in range(3_000_000))
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "empty").write_bytes(b"")
+
+    async def app(scope, receive, send) -> None:
+        assert "http.response.pathsend" in scope["extensions"]
+        await send(START)
+        path = str(tmp_path) + scope["path"]
+        await send({"type": "http.response.pathsend", "path": path})
+
+    engine = tasks(app)
+    with engine.connect() as client:
+        for _ in range(2):
+            client.sendall(get("/file"))
+            assert read_response(client)[2] == content
+            client.sendall(get("/empty"))
+            assert read_response(client)[2] == b""
+            client.sendall(b"HEAD /empty HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert read_response(client)[0] == 200
+            client.sendall(get("/missing"))
+            assert read_response(client)[0] == 500
+
+
+def test_early_hints(tasks) -> None:
+    async def app(scope, receive, send) -> None:
+        link = b"</style.css>; rel=preload"
+        await send({"type": "http.response.early_hint", "links": [link]})
+        await answer(send, b"then")
+
+    told = tasks(app, server_early_hints=True).talk(get(extra=CLOSE))
+    hint, _, rest = told.partition(b"\r\n\r\n")
+    assert hint == b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload"
+    assert body_of(rest) == b"then"
+    assert body_of(tasks(app).talk(get(extra=CLOSE))) == b"then"
+
+
+def test_health_while_the_event_loop_is_blocked(tasks) -> None:
+    go = threading.Event()
+    inside = threading.Event()
+
+    async def app(scope, receive, send) -> None:
+        inside.set()
+        go.wait(30)
+        await answer(send, b"")
+
+    engine = tasks(app, server_health="/healthz")
+    with engine.connect() as busy, engine.connect() as kept:
+        kept.sendall(get("/healthz"))
+        assert read_response(kept)[2] == b"ok\n"
+        busy.sendall(GET)
+        assert inside.wait(20)
+        for _ in range(3):
+            kept.sendall(get("/healthz"))
+            assert read_response(kept)[2] == b"ok\n"
+        go.set()
+        assert read_response(busy)[0] == 200
