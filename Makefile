@@ -5,12 +5,13 @@ PYTHON ?= /usr/bin/python3
 APP ?= hello:app
 DIR ?= examples/hello
 LISTEN ?= 127.0.0.1:8000
-TESTS ?= tests
+TESTS ?=
 FAULT ?=
 CASES ?=
 export SUITE ?= trixie
+export MINUTES ?= 10
 
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZZ_SEED,FUZZ_FACTOR)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SUITE,MIRROR,FUZZ_SEED,FUZZ_FACTOR,MINUTES)
 LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
@@ -19,7 +20,7 @@ TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: run build test check asan mutants autobahn bench nightly lab lab-stop deb reproduce clean \
+.PHONY: run build test check asan mutants autobahn torture storm bench nightly lab lab-stop deb reproduce clean \
 	run-packages lab-packages test-packages bench-packages
 
 run: build
@@ -37,7 +38,7 @@ check: build
 	.venv/bin/python -W error -m compileall -q -f sockd tests examples
 
 test: check | test-packages
-	$(SUDO) .venv/bin/python -B -m pytest -p no:cacheprovider $(TESTS)
+	@$(SUDO) dev/test $(TESTS)
 
 asan: build
 	@dev/asan
@@ -48,7 +49,14 @@ mutants: build
 autobahn: build
 	@dev/autobahn $(foreach case,$(CASES),'$(case)')
 
-nightly: test asan mutants autobahn reproduce bench
+torture: | lab-packages
+	@$(LAB) torture
+
+storm: build
+	FUZZ_FACTOR=5 .venv/bin/python -B -m pytest -p no:cacheprovider tests/process/test_storm.py
+
+nightly: export FUZZ_FACTOR ?= 5
+nightly: test asan mutants autobahn torture storm reproduce bench
 
 bench: build | bench-packages
 	.venv/bin/python -B -m bench $(if $(QUICK),--quick)

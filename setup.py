@@ -21,6 +21,7 @@ MODULES = {
     "sockd.http.date": "sockd/http/date.pyx",
     "sockd.http.response": "sockd/http/response.pyx",
     "sockd.http.names": "sockd/http/names.pyx",
+    "sockd.http.current": "sockd/http/current.pyx",
     "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.forks": "sockd/http/forks.pyx",
     "sockd.http.connections": "sockd/http/connections.pyx",

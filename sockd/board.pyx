@@ -3,8 +3,8 @@
 
 A sealed-size memfd of fixed slots. A worker writes its own slot with plain stores (no system call,
 no lock); the master and whoever holds the descriptor read it at any time, also while the worker is
-stuck. Aligned 64-bit stores are atomic on every machine sockd runs on; the one text in a slot, the
-request in hand, carries a version that is odd while it is being written.
+stuck. Aligned 64-bit stores are atomic on every machine sockd runs on; the requests in hand, which
+are text, carry a version that is odd while they are being written.
 """
 
 import mmap
@@ -19,19 +19,34 @@ cdef extern from *:
     """
     void sockd_barrier() noexcept nogil
 
-# A page for each slot: histograms fit in later without moving what is there.
+cdef extern from *:
+    """
+    #define sockd_lowest_free(taken) __builtin_ctzll(~(taken))
+    #define sockd_doublings(usec) (63 - __builtin_clzll(usec))
+    """
+    int sockd_lowest_free(uint64_t taken) noexcept nogil
+    int sockd_doublings(uint64_t usec) noexcept nogil
+
 SLOT_BYTES = SLOT_SIZE
+
+# Raised with every change of `struct Slot`: a master that goes on in this process may be another's.
+LAYOUT = 1
 
 STATES = ("free", "booting", "ready", "draining")
 """Values of a slot's `state`, by number."""
 
 FIELDS = (
     "state", "generation", "worker", "pid", "started_usec", "beat_usec",
-    "requests", "responses_4xx", "responses_5xx", "exceptions", "refused",
-    "connections", "active", "bytes_in", "bytes_out", "request_started_usec",
+    "connections", "active", "request_started_usec",
+    "requests", "responses_4xx", "responses_5xx", "exceptions", "refused", "turned_away",
+    "bytes_in", "bytes_out", "handed_over", "taken_over", "stolen", "access_lost",
+    "duration_usec", "queue_usec",
 )
 """The numbers of a slot in the order of `struct Slot`. Times are CLOCK_MONOTONIC in microseconds;
-`request_started_usec` is 0 when no request is in hand."""
+`request_started_usec` is that of the youngest request, 0 when none is in hand."""
+
+COUNTED = FIELDS[FIELDS.index("requests"):]
+"""Those that only grow: totals are made of them."""
 
 
 cdef class Board:
@@ -78,6 +93,7 @@ cdef class Board:
         memset(slot, 0, SLOT_SIZE)
         slot.generation = generation
         slot.worker = worker
+        slot.id_seed = int.from_bytes(os.urandom(8), "little") if worker else 0
         slot.state = BOOTING if worker else FREE
 
     def set_state(self, int index, str state):
@@ -90,46 +106,124 @@ cdef class Board:
         slot.started_usec = started_usec
 
     def read(self, int index):
-        """The slot as a dict of FIELDS, with `state` as a word and `request` as text
-        ("GET /path", empty when none is in hand)."""
-        cdef Slot* slot = self.slot(index)
-        cdef uint64_t* numbers = <uint64_t*>slot
+        """The slot as a dict of FIELDS, with `state` as a word."""
+        cdef uint64_t* numbers = <uint64_t*>self.slot(index)
         values = {name: numbers[i] for i, name in enumerate(FIELDS)}
         values["state"] = STATES[values["state"]] if values["state"] < len(STATES) else "unknown"
-        values["request"] = ""
-        cdef uint64_t version
-        cdef char text[REQUEST_TEXT]
-        cdef size_t size = 0
-        for _ in range(100):
-            version = slot.request_version
-            sockd_barrier()
-            size = min(slot.request_size, <uint64_t>REQUEST_TEXT)
-            memcpy(text, slot.request, size)
-            sockd_barrier()
-            if version == slot.request_version and not version & 1:
-                if values["request_started_usec"]:
-                    values["request"] = text[:size].decode("latin-1")
-                break
         return values
 
+    def durations(self, int index):
+        """How many requests took so long, by bucket (`sockd.histogram`)."""
+        cdef Slot* slot = self.slot(index)
+        return [slot.durations[i] for i in range(BUCKETS)]
 
-cdef void note_request(Slot* slot, const char* method, size_t method_size,
-                       const char* target, size_t target_size, uint64_t now_usec) noexcept nogil:
-    """A request is in the worker's hands from here on."""
-    slot.request_version += 1
+    def queues(self, int index):
+        """How many requests waited so long for the application, by bucket."""
+        cdef Slot* slot = self.slot(index)
+        return [slot.queues[i] for i in range(BUCKETS)]
+
+    def in_hand(self, int index):
+        """The requests in the worker's hands, the oldest first, IN_HAND at most, each as a dict:
+        `method`, `target`, `id`, `started_usec`, and whether its response is `sending` only."""
+        cdef Slot* slot = self.slot(index)
+        cdef InHand copy
+        cdef int i
+        cdef int attempt
+        found = []
+        for i in range(IN_HAND):
+            for attempt in range(100):
+                memcpy(&copy, &slot.in_hand[i], sizeof(InHand))
+                sockd_barrier()
+                if copy.version == slot.in_hand[i].version and not copy.version & 1:
+                    if copy.started_usec and slot.in_hand_taken >> i & 1:
+                        found.append(_told(slot, &copy))
+                    break
+        return sorted(found, key=lambda one: one["started_usec"])
+
+
+cdef dict _told(Slot* slot, InHand* one):
+    text = one.text[:min(one.text_size, <uint64_t>REQUEST_TEXT)].decode("latin-1")
+    method, _, target = text.partition(" ")
+    return {
+        "method": method,
+        "target": target,
+        "id": one.id[:min(one.id_size, <uint64_t>REQUEST_ID)].decode("latin-1")
+        if one.id_size else made_id(slot, one.number),
+        "started_usec": one.started_usec,
+        "sending": one.sending != 0,
+    }
+
+
+cdef inline uint64_t _mixed(uint64_t number) noexcept nogil:
+    """A bijection that leaves nothing of its argument's pattern (the finalizer of splitmix64)."""
+    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9ULL
+    number = (number ^ (number >> 27)) * 0x94D049BB133111EBULL
+    return number ^ (number >> 31)
+
+
+cdef str made_id(Slot* slot, uint64_t number):
+    """The id of a worker's request `number`: 32 hexadecimal digits, the same whenever asked."""
+    cdef uint64_t first = _mixed(slot.id_seed + number)
+    return f"{first:016x}{_mixed(first + slot.id_seed):016x}"
+
+
+cdef inline int _bucket(uint64_t usec) noexcept nogil:
+    cdef int doublings
+    if usec < 64:
+        return <int>(usec >> 2)
+    doublings = sockd_doublings(usec)
+    if doublings > 26:
+        return BUCKETS - 1
+    return 16 * (doublings - 5) + <int>(usec >> (doublings - 4) & 15)
+
+
+def bucket(uint64_t usec):
+    """The bucket that a duration is counted in."""
+    return _bucket(usec)
+
+
+cdef int note_request(
+    Slot* slot, const char* method, size_t method_size, const char* target, size_t target_size,
+    const char* id, size_t id_size, uint64_t since_usec, uint64_t now_usec
+) noexcept nogil:
+    """A request is in the application's hands from here on, for which it has waited since then.
+    Returns its entry, for `note_released`; -1 where there are too many to tell them all."""
+    cdef uint64_t queued = now_usec - since_usec if now_usec > since_usec else 0
+    cdef int entry = -1
+    cdef InHand* one
+    slot.requests += 1
+    slot.queue_usec += queued
+    slot.queues[_bucket(queued)] += 1
+    slot.request_started_usec = now_usec
+    if slot.in_hand_taken == (1 << IN_HAND) - 1:
+        return -1
+    entry = sockd_lowest_free(slot.in_hand_taken)
+    slot.in_hand_taken |= <uint64_t>1 << entry
+    one = &slot.in_hand[entry]
+    one.version += 1
     sockd_barrier()
     if method_size > 32:
         method_size = 32
     if target_size > REQUEST_TEXT - 1 - method_size:
         target_size = REQUEST_TEXT - 1 - method_size
-    memcpy(slot.request, method, method_size)
-    slot.request[method_size] = c" "
-    memcpy(slot.request + method_size + 1, target, target_size)
-    slot.request_size = method_size + 1 + target_size
+    memcpy(one.text, method, method_size)
+    one.text[method_size] = c" "
+    memcpy(one.text + method_size + 1, target, target_size)
+    one.text_size = method_size + 1 + target_size
+    one.number = slot.requests
+    one.id_size = min(id_size, <size_t>REQUEST_ID)
+    if id_size:
+        memcpy(one.id, id, one.id_size)
+    one.sending = 0
+    one.started_usec = now_usec
     sockd_barrier()
-    slot.request_version += 1
-    slot.request_started_usec = now_usec
-    slot.requests += 1
+    one.version += 1
+    return entry
+
+
+cdef void note_released(Slot* slot, int entry) noexcept nogil:
+    """That request is no longer in hand."""
+    slot.in_hand_taken &= ~(<uint64_t>1 << entry)
 
 
 cdef void note_response(Slot* slot, int status) noexcept nogil:
@@ -137,3 +231,9 @@ cdef void note_response(Slot* slot, int status) noexcept nogil:
         slot.responses_5xx += 1
     elif status >= 400:
         slot.responses_4xx += 1
+
+
+cdef void note_duration(Slot* slot, uint64_t usec) noexcept nogil:
+    """A request took so long, its response included."""
+    slot.duration_usec += usec
+    slot.durations[_bucket(usec)] += 1

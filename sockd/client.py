@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sockd.errors import (
     TRY_AGAIN,
@@ -255,6 +255,32 @@ def reload(path: Path, *, watch_pid: int | None = None) -> tuple[int, list[str]]
         on = "" if document.get("generation") is None else ", the old code serves on"
         raise AppError(f"reload failed{on}: {error}", detail=detail)
     return int(document["generation"]), list(document.get("notes", []))
+
+
+class Upgraded(NamedTuple):
+    """What became of an upgrade in place."""
+
+    before: str
+    after: str
+    """versions of sockd"""
+    generation: int
+    notes: list[str]
+
+
+def upgrade(path: Path) -> Upgraded:
+    """Have the sockd that is installed go on in the master's process, and wait until its workers
+    serve. AppError when it does not: the message says which sockd serves on."""
+    document = _expected(*request(path, "POST", "/upgrade"))
+    before, after = str(document.get("from") or ""), str(document.get("sockd", "?"))
+    if document.get("ok"):
+        notes = list(document.get("notes", []))
+        return Upgraded(before, after, int(document["generation"]), notes)
+    error, detail = str(document.get("error", "")), str(document.get("detail") or "")
+    done = "upgrade failed"
+    if before:
+        done = f"the master is upgraded from sockd {before} to {after}, but its reload failed"
+    on = "" if document.get("generation") is None else ", the old code serves on"
+    raise AppError(f"{done}{on}: {error}", detail=detail)
 
 
 def workers(path: Path, by: int) -> int:

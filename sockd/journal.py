@@ -2,14 +2,16 @@
 
 Under systemd it speaks journald's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/),
 so a traceback is one entry with fields; elsewhere it writes lines to stderr, prefixed `<N>`
-(sd-daemon(3)) unless a person reads them on a terminal. It is imported by workers too and hence
-needs the standard library only; docs/design/journal.md says why the master has no other way.
+(sd-daemon(3)) unless a person reads them on a terminal, or one JSON object for each entry. It is
+imported by workers too and hence needs the standard library only; docs/design/journal.md says why
+the master has no other way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import socket
@@ -34,15 +36,19 @@ class _Context:
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
         self.level = INFO
+        self.json = False
 
 
 _context = _Context()
 
 
-def configure(level: str | None = None, **fields: object) -> None:
-    """Set the least priority (a key of LEVELS), and fields that every later entry carries."""
+def configure(level: str | None = None, format: str | None = None, **fields: object) -> None:
+    """Set the least priority (a key of LEVELS), how lines are written where there is no journal
+    (text or json), and fields that every later entry carries."""
     if level is not None:
         _context.level = LEVELS[level]
+    if format is not None:
+        _context.json = format == "json"
     _context.fields.update({name.upper(): str(value) for name, value in fields.items()})
 
 
@@ -51,24 +57,37 @@ def log(priority: int, message: str, **fields: object) -> None:
     is left out. Never raises; waits for a stuck reader PATIENCE seconds at most."""
     if priority > _context.level:
         return
+    frame = sys._getframe(1)
+    write(
+        priority,
+        message,
+        CODE_FILE=frame.f_code.co_filename,
+        CODE_LINE=frame.f_lineno,
+        CODE_FUNC=frame.f_code.co_qualname,
+        **fields,
+    )
+
+
+def write(priority: int, message: str, **fields: object) -> None:
+    """As `log`, whatever the least priority is, and where from it came is the caller's to say."""
     # Whatever is wrong with a log entry, the service is worth more than it.
     with contextlib.suppress(Exception):
-        if is_journal():
-            frame = sys._getframe(1)
-            entry = {
-                "MESSAGE": message,
-                "PRIORITY": str(priority),
-                "SYSLOG_IDENTIFIER": "sockd",
-                "SYSLOG_PID": str(os.getpid()),
-                "CODE_FILE": frame.f_code.co_filename,
-                "CODE_LINE": str(frame.f_lineno),
-                "CODE_FUNC": frame.f_code.co_qualname,
-                **_context.fields,
-            }
-            entry.update((k.upper(), str(v)) for k, v in fields.items() if v is not None)
-            if _send(encode(entry)):
-                return
-        _write(priority, message)
+        made = entry(priority, message, **fields)
+        if not is_journal() or not send(encode(made)):
+            _write(priority, made)
+
+
+def entry(priority: int, message: str, **fields: object) -> dict[str, str]:
+    """What the journal is sent."""
+    made = {
+        "MESSAGE": message,
+        "PRIORITY": str(priority),
+        "SYSLOG_IDENTIFIER": "sockd",
+        "SYSLOG_PID": str(os.getpid()),
+        **_context.fields,
+    }
+    made.update((k.upper(), str(v)) for k, v in fields.items() if v is not None)
+    return made
 
 
 def is_journal() -> bool:
@@ -93,7 +112,8 @@ def encode(entry: dict[str, str]) -> bytes:
     return bytes(out)
 
 
-def _send(data: bytes) -> bool:
+def send(data: bytes) -> bool:
+    """Give an encoded entry to journald; false if that is not there."""
     # A socket for each entry: nothing to lose to a fork or to an application that closes
     # descriptors that it did not open.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -122,9 +142,20 @@ def _send_sealed(sock: socket.socket, data: bytes) -> bool:
     return True
 
 
-def _write(priority: int, message: str) -> None:
+def line(priority: int, made: dict[str, str]) -> str:
+    """An entry as it stands on stderr."""
+    if _context.json:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        told = {"time": f"{stamp}.{int(now % 1 * 1e6):06d}Z", "priority": priority}
+        told |= {name.lower(): value for name, value in made.items() if name != "PRIORITY"}
+        return json.dumps(told, ensure_ascii=False) + "\n"
     prefix = "" if os.isatty(2) else f"<{priority}>"
-    text = "".join(f"{prefix}{line}\n" for line in message.splitlines() or [""])
+    return "".join(f"{prefix}{text}\n" for text in made["MESSAGE"].splitlines() or [""])
+
+
+def _write(priority: int, made: dict[str, str]) -> None:
+    text = line(priority, made)
     data = text.encode("utf-8", "backslashreplace")
     until = time.monotonic() + PATIENCE
     poll = select.poll()

@@ -20,7 +20,7 @@ MESSAGE_LIMIT = 300  # characters of an exception's text in a message
 
 _TARGET = re.compile(r"(\w+(?:\.\w+)*):(\w+(?:\.\w+)*)(\(\))?")
 _OWN_FILES = (
-    str(Path(__file__).resolve().parent) + "/",
+    *{f"{path.parent}/" for path in (Path(__file__), Path(__file__).resolve())},
     "sockd/",  # what is compiled knows its source by this relative path
     "<frozen importlib",
     "<frozen runpy",

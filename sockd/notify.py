@@ -17,6 +17,7 @@ STATUS_INTERVAL = 1.0  # seconds between two STATUS= lines
 SEND_TIMEOUT = 1.0  # seconds for a manager that does not read its socket
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID")
+PASSED_ON = VARIABLES[:3]  # to a program that takes this process over
 
 
 class Notifier:
@@ -29,6 +30,7 @@ class Notifier:
             if self._manager.socket is not None:
                 self._manager.socket.settimeout(SEND_TIMEOUT)
         self.watchdog = self._watchdog_seconds(environ)
+        self.environ = {name: environ[name] for name in PASSED_ON if name in environ}
         for name in VARIABLES:
             environ.pop(name, None)
         self._status = ""
@@ -48,6 +50,11 @@ class Notifier:
             if int(environ.get("WATCHDOG_PID", os.getpid())) == os.getpid():
                 return max(0.0, int(environ.get("WATCHDOG_USEC", "0")) / 1e6)
         return 0.0
+
+    def alive(self) -> None:
+        """What follows may take a while: have the watchdog count from here."""
+        if self.watchdog:
+            self.send("WATCHDOG=1")
 
     def send(self, *assignments: str) -> None:
         if self._manager is not None:

@@ -240,6 +240,34 @@ def _table(value: Any) -> dict[str, str]:
     return table
 
 
+def _paths(value: Any) -> tuple[str, ...]:
+    paths = _texts(value)
+    for path in paths:
+        if not re.fullmatch(r"/[!$-)+-;=@-~]*\*?", path, re.ASCII):
+            raise ValueError('expected paths such as "/healthz" or "/static/*"')
+    return paths
+
+
+def _file(value: Any) -> str:
+    text = _text(value)
+    if text and text != "-" and not text.startswith("/"):
+        raise ValueError('expected an absolute path or "-"')
+    return text
+
+
+def _format(value: Any) -> str:
+    text = _text(value)
+    for match in re.finditer(r"%(.?)(?:\{[^}]+\}([ioe])|(\w))?(.?)", text):
+        if match[0].startswith("%%"):
+            continue
+        known = match[2] or (match[3] and match[3] in "hlutrmUqHsBbfaTDMLp")
+        if match[1] != "(" or match[4] != ")" or not known:
+            raise ValueError(
+                f'expected fields such as %(h)s and %({{referer}}i)s, not "{match[0]}"'
+            )
+    return text
+
+
 def _one_of(*words: str) -> Kind:
     def parse(value: Any) -> str:
         if value not in words:
@@ -269,6 +297,11 @@ ADDRESSES = Kind("list of addresses", _addresses)
 PEERS = Kind("list of strings", _peers)
 REQUESTS = Kind("list of strings", _requests)
 TABLE = Kind("table of strings", _table)
+PATHS = Kind("list of strings", _paths)
+FILE = Kind("string", _file)
+FORMAT = Kind("string", _format)
+
+DEFAULT_FORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 
 def option(kind: Kind, default: Any, doc: str, change: Change = "reload") -> Any:
@@ -334,10 +367,15 @@ class Server:
         False,
         "call the application when the head is read, and let it read the body as it comes",
     )
+    request_id: bool = option(
+        FLAG,
+        False,
+        "answer with X-Request-ID, and give applications its value as `sockd.request_id`",
+    )
     early_hints: bool = option(
         FLAG,
         False,
-        "give applications `wsgi.early_hints`, or the same of ASGI (103; nginx must be 1.29 or newer)",
+        "103 for `wsgi.early_hints`, or the same of ASGI (nginx must be 1.29 or newer)",
     )
     trusted: tuple[str, ...] = option(
         PEERS,
@@ -419,6 +457,26 @@ class WebSocket:
 class Log:
     level: str = option(
         _one_of("debug", "info", "notice", "warning", "err"), "info", "least priority logged"
+    )
+    format: str = option(
+        _one_of("text", "json"),
+        "text",
+        "what entries are on standard error, where that is not the journal",
+    )
+    access: str = option(
+        _one_of("off", "errors", "slow", "all"),
+        "off",
+        "requests that are logged: those answered with 5xx or cut; those and slow ones; all",
+    )
+    slow: float = option(DURATION, "1s", "a request that took longer is slow")
+    access_except: tuple[str, ...] = option(
+        PATHS, [], "paths that are not logged unless they fail; `/static/*` is all below that"
+    )
+    access_file: str = option(
+        FILE, "", "file for the access log instead of the journal, `-` for standard output"
+    )
+    access_format: str = option(
+        FORMAT, DEFAULT_FORMAT, "of a line in that file, in Gunicorn's notation"
     )
 
 

@@ -208,10 +208,12 @@ def test_help_has_examples(tmp_path: Path) -> None:
         *(
             "serve",
             "check",
+            "doctor",
             "init",
             "generate-units",
             "exec",
             "reload",
+            "upgrade",
             "stop",
             "status",
             "workers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from sockd.master.events import (
     Draining,
     DumpServer,
     DumpWorker,
+    EndProof,
     Event,
     Exit,
     Exited,
@@ -36,10 +38,13 @@ from sockd.master.events import (
     Measured,
     Note,
     Plan,
+    Prove,
+    Proved,
     Ready,
     Relaunch,
     Release,
     Reload,
+    Replace,
     Reply,
     Resize,
     Serve,
@@ -52,12 +57,24 @@ from sockd.master.events import (
     StopWorker,
     Tick,
     Unshareable,
+    Upgrade,
     Upkeep,
+    Withdraw,
     Words,
     WorkerId,
 )
 from sockd.master.fleet import JUMP, Fleet
-from sockd.master.roster import ABANDON, DUMP, GRACE, LIVED, MOST_FAILURES, SHORT, ended
+from sockd.master.inheritance import FleetState, decode, encode, give, take
+from sockd.master.roster import (
+    ABANDON,
+    DUMP,
+    GRACE,
+    LIVED,
+    MOST_FAILURES,
+    MOST_WORKERS,
+    SHORT,
+    ended,
+)
 from sockd.master.states import (
     GENERATION,
     LONGEST_HOLD,
@@ -425,6 +442,14 @@ class TestResizing:
         assert kinds(world.come_up(1, 3)) == [Spawn, Serve]
         assert world.come_up(1, 4) == [Serve(WorkerId(1, 4)), Reply("a", True, 1, "", "")]
 
+    def test_there_is_a_most(self):
+        world = World().boot()
+        world.tell(Resize(20))
+        assert world.fleet.live
+        assert world.fleet.live.wanted == 22
+        world.tell(Resize(999))
+        assert world.fleet.live.wanted == MOST_WORKERS
+
     def test_fewer_are_told_at_once(self):
         world = World().boot()
         assert world.tell(Resize(-5, "a")) == [
@@ -462,6 +487,106 @@ class TestResizing:
         assert world.fleet.live
         assert world.fleet.live.wanted == 2
         assert Reply("a", True, 2, "", "") in world.all
+
+
+class TestWithdrawal:
+    def test_all_workers_drain_and_one_more_brings_them_back(self):
+        world = World().boot()
+        assert world.tell(Withdraw()) == [
+            Drain(WorkerId(1, 1), 30.0, False),
+            Drain(WorkerId(1, 2), 30.0, False),
+        ]
+        world.die(1, 1, 0)
+        world.die(1, 2, 0)
+        assert world.tell(Withdraw()) == []
+        assert world.tell(Resize(-1)) == []
+        assert world.wait(1000) == []
+        assert kinds(world.tell(Resize(1, "a"))) == [Spawn]
+        world.come_up(1, 3)
+        assert Reply("a", True, 1, "", "") in world.come_up(1, 4)
+
+    def test_a_reload_brings_them_back(self):
+        world = World().boot()
+        world.tell(Withdraw(), Reload("a"))
+        world.load(2)
+        assert world.states() == {
+            "1.1": "draining", "1.2": "draining", "2.1": "ready", "2.2": "ready"
+        }  # fmt: skip
+
+    def test_during_a_reload_the_generation_that_comes_is_drained(self):
+        world = World().boot()
+        world.tell(Reload("a"), Withdraw())
+        world.load(2)
+        world.tell(Draining(WorkerId(1, 1)), Draining(WorkerId(1, 2)))
+        assert set(world.states().values()) == {"draining"}
+
+    def test_a_reload_that_is_asked_for_after_that_has_its_way(self):
+        world = World().boot()
+        world.tell(Reload("a"), Withdraw(), Reload("b"))
+        world.load(2)
+        world.tell(Draining(WorkerId(1, 1)), Draining(WorkerId(1, 2)))
+        assert world.states()["2.1"] == "ready"
+
+    def test_a_fork_server_that_dies_meanwhile_is_missed_later(self):
+        world = World().boot()
+        world.tell(Withdraw())
+        assert world.die(1) == []
+        assert kinds(world.tell(Resize(1, "a"))) == [Launch]
+
+
+class TestUpgrade:
+    def test_the_other_is_tried_first_and_then_takes_over(self):
+        world = World().boot()
+        assert world.tell(Upgrade("a")) == [Prove()]
+        assert world.fleet.state == "upgrading"
+        assert world.tell(Reload("b")) == []
+        assert world.tell(Proved()) == [Replace()]
+        assert world.fleet.candidate is None
+
+    def test_one_that_cannot_is_told_and_everything_goes_on(self):
+        world = World().boot()
+        world.tell(Upgrade("a"), Upgrade("b"), Reload("c"))
+        decisions = world.tell(Proved("no such program", "Traceback"))
+        assert decisions[:2] == [
+            Reply(who, False, 1, "no such program", "Traceback") for who in ("a", "b")
+        ]
+        assert Launch(2) in decisions  # the reload that was asked for
+        assert "no upgrade: no such program" in world.notes()
+
+    def test_it_waits_for_a_reload(self):
+        world = World().boot()
+        assert kinds(world.tell(Reload("a"), Upgrade("b"))) == [Announce, Launch]
+        world.load(2)
+        handed_over = world.tell(Draining(WorkerId(1, 1)), Draining(WorkerId(1, 2)))
+        assert Prove() in handed_over
+        assert Reply("a", True, 2, "", "") in handed_over
+
+    def test_it_waits_for_the_first_boot(self):
+        world = World()
+        assert world.tell(Start(), Upgrade("a")) == [Launch(1)]
+        assert Prove() in world.load(1)
+
+    def test_a_first_boot_that_fails_tells_who_waits(self):
+        world = World()
+        world.tell(Start(), Upgrade("a"), LoadFailed(1, "no module"))
+        assert Reply("a", False, None, "the service failed to start", "") in world.die(1)
+
+    def test_a_stop_ends_it(self):
+        world = World().boot()
+        world.tell(Upgrade("a"))
+        decisions = world.tell(Stop())
+        assert EndProof() in decisions
+        assert Reply("a", False, None, "the service is stopping", "") in decisions
+        assert world.tell(Proved()) == []
+        assert world.tell(Upgrade("b")) == [Reply("b", False, None, "the service is stopping", "")]
+
+    def test_no_generation_begins_meanwhile(self):
+        """What is handed over has none."""
+        world = World().boot()
+        world.tell(Upgrade())
+        assert world.die(1) == []  # the fork server
+        assert world.wait(50) == []
+        assert Launch(2) in world.tell(Proved("no"))
 
 
 class TestRoom:
@@ -1009,10 +1134,31 @@ class Chaos(World):
         self.served: set[WorkerId] = set()
         self.next_pid = 10
         self.ready_told = 0
+        self.replacing = False
+        self.replaced = 0
 
     def pid(self) -> int:
         self.next_pid += 1
         return self.next_pid
+
+    def tell(self, *events: Event) -> list[Decision]:
+        decisions = super().tell(*events)
+        if self.replacing:
+            self.replacing = False
+            if self.fleet.proving:
+                decisions += self._replace()
+        return decisions
+
+    def _replace(self) -> list[Decision]:
+        """As through execve(2)."""
+        slots = len(self.fleet._free_slots) + len(self.slots)
+        left = encode(take(self.fleet, lambda token: token))
+        self.fleet = Fleet(slots)
+        give(decode(FleetState, json.loads(json.dumps(left))), self.fleet, lambda token: token)
+        again = encode(take(self.fleet, lambda token: token))
+        assert again == left
+        self.replaced += 1
+        return self.tell(Reload())
 
     def _tell(self, event: Event) -> list[Decision]:
         decisions = self.fleet.handle(event, self.now)
@@ -1070,6 +1216,8 @@ class Chaos(World):
                     self.served.add(worker)
                     assert self.fleet.live
                     assert worker.generation == self.fleet.live.number
+                case Replace():
+                    self.replacing = True
                 case Reply(token):
                     assert token in self.tokens
                     assert token not in self.answered
@@ -1116,6 +1264,7 @@ class Chaos(World):
         if self.asked or self.forked:
             moves += [self._worker_event] * 6
         moves += [self._person] if random_.random() < 0.3 else []
+        moves += [self._proof] if self.fleet.proving else []
         random_.choice(moves)()
 
     def _time(self) -> None:
@@ -1132,7 +1281,7 @@ class Chaos(World):
 
     def _person(self) -> None:
         event: Event
-        match self.random.randrange(12):
+        match self.random.randrange(15):
             case 0:
                 event = Stop(self.random.random() < 0.3)
             case 1 | 2 | 3 | 4:
@@ -1141,12 +1290,21 @@ class Chaos(World):
                 event = Resize(self.random.choice([-3, -1, 1, 2]), token)
             case 5:
                 event = Exited(self.pid(), 0)
+            case 6:
+                event = Withdraw()
+            case 7 | 8:
+                token = self.pid()
+                self.tokens.add(token)
+                event = Upgrade(token)
             case _:
                 token = self.pid()
                 self.tokens.add(token)
                 event = Reload(token)
         if self.exit is None:
             self.tell(event)
+
+    def _proof(self) -> None:
+        self.tell(Proved(self.random.choice(["", "", "it cannot"])))
 
     def _server_event(self) -> None:
         generation = self.random.choice(list(self.servers))
@@ -1200,14 +1358,16 @@ class Chaos(World):
 
 @pytest.mark.parametrize("block", range(20))
 def test_whatever_happens_the_fleet_stays_sound_and_can_be_stopped(block):
+    replaced = 0
     for seed in range(block * 50, block * 50 + 50):
         try:
-            _ordeal(seed)
+            replaced += _ordeal(seed)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r}") from error
+    assert replaced, "no upgrade in all of these"
 
 
-def _ordeal(seed: int) -> None:
+def _ordeal(seed: int) -> int:
     world = Chaos(seed)
     world.tell(Start(world.random.choice([0.0, 0.0, 5.0])))
     for _ in range(300):
@@ -1225,6 +1385,7 @@ def _ordeal(seed: int) -> None:
         world.tell(Tick())
         assert world.now - started < 2 * JUMP + 60 + GRACE + SHORT + 2 * ABANDON
     assert set(world.answered) == world.tokens
+    return world.replaced
 
 
 def test_statuses_are_those_of_real_processes():

@@ -21,6 +21,9 @@ LAYERS = {
     "sockd.identity": 2,
     "sockd.stdio": 2,
     "sockd.toml_lines": 2,
+    "sockd.backlog": 2,
+    "sockd.histogram": 2,
+    "sockd.metrics": 3,
     "sockd.config": 3,
     "sockd.activation": 3,
     "sockd.notify": 3,
@@ -29,19 +32,24 @@ LAYERS = {
     "sockd.channel": 3,
     "sockd.loader": 3,
     "sockd.client": 4,
+    "sockd.manager": 4,
     "sockd.status": 4,
     "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,
+    "sockd.logs": 6,
     "sockd.master": 7,
     "sockd.check": 8,
     "sockd.execute": 8,
     "sockd.init": 8,
     "sockd.units": 8,
-    "sockd.cli": 9,
-    "sockd.__main__": 10,
+    "sockd.doctor": 9,
+    "sockd.cli": 10,
+    "sockd.__main__": 11,
 }
 PACKAGES = {
+    "sockd.cli",
+    "sockd.doctor",
     "sockd.execute",
     "sockd.http",
     "sockd.init",
@@ -120,8 +128,8 @@ SOURCES = sources()
 
 
 def test_this_test_sees_imports() -> None:
-    found = set(imports(PACKAGE / "cli.py"))
-    assert {"argparse", "sockd", "sockd.config", "sockd.errors", "sockd.units"} <= found
+    found = set(imports(PACKAGE / "cli/prepare.py"))
+    assert {"argparse", "sockd.config", "sockd.errors", "sockd.units"} <= found
     text = (
         "from libc.string cimport memcpy, \\\n    memset\nfrom sockd.errors import (\n    OK,\n)\n"
         "cimport cython\nimport os, sys as system  # why\n    from sockd cimport config as c\n"
@@ -180,7 +188,7 @@ def test_third_party_imports(source: str) -> None:
     [
         ("sockd.worker.forkserver", THIRD_PARTY | {"argparse", "sockd.config", "sockd.master"}),
         ("sockd.worker.process", THIRD_PARTY | {"argparse", "sockd.config", "sockd.master"}),
-        ("sockd.master.loop", {"jinja2", "sockd.units", "sockd.check"}),
+        ("sockd.master.loop", {"jinja2", "sockd.units", "sockd.check", "sockd.doctor"}),
         ("sockd.cli", THIRD_PARTY | {"sockd.units", "sockd.master", "sockd.http"}),
     ],
 )

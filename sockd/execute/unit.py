@@ -5,12 +5,11 @@ state directories, credentials and sandbox; and the service's private /tmp while
 unit `sockd exec --here` adds what the configuration says: what a unit holds can be read by every
 user of the machine, so nothing of app.env_file goes there.
 
-Sources: systemd-run(1), systemd.exec(5), org.freedesktop.systemd1(5).
+Sources: systemd-run(1), systemd.exec(5).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sockd import manager
 from sockd.errors import NotRunning, PermissionDenied, SockdError
 from sockd.execute.here import shell_status
 from sockd.execute.properties import MASKS, settings_of
@@ -28,9 +28,6 @@ RETRY = 0.1  # s; a signal that comes before the unit is there is sent again
 FOREVER = 86400.0  # s; any time would do
 SYSTEMD_FAILED = range(200, 246)
 """Exit statuses of what systemd could not set up, systemd.exec(5); a command may have them too."""
-
-_SYSTEMD = "org.freedesktop.systemd1"
-_MANAGER = (_SYSTEMD, "/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager")
 
 
 class PerhapsNotStarted(SockdError):
@@ -145,38 +142,13 @@ def _inside(unit: Unit, words: Sequence[str]) -> list[str]:
 
 
 def _read(name: str) -> Unit | None:
-    path = _call(*_MANAGER, "LoadUnit", "s", name)
-    about = _properties(path, f"{_SYSTEMD}.Unit")
-    service = _properties(path, f"{_SYSTEMD}.Service")
-    commands = [command[1] for command in service.get("ExecStart", [])]
-    if about["LoadState"] != "loaded" or not commands or commands[0][1:2] != ["serve"]:
+    found = manager.properties(name)
+    commands = [command[1] for command in found.get("ExecStart", [])]
+    if found["LoadState"] != "loaded" or not commands or commands[0][1:2] != ["serve"]:
         return None
     _, _, configuration = " ".join(commands[0]).partition(" --config ")
     if configuration and not Path(configuration).exists():
         return None  # sockd@ANYTHING.service can be loaded, whatever has that name
-    shown = _systemctl_show(name)
-    service.update({key: shown[key] for key in MASKS if key in shown})
-    active = about["ActiveState"] in ("active", "reloading", "activating")
-    return Unit(about["Id"], active, commands[0], service)
-
-
-def _properties(path: str, interface: str) -> dict[str, Any]:
-    found = _call(_SYSTEMD, path, "org.freedesktop.DBus.Properties", "GetAll", "s", interface)
-    return {key: value["data"] for key, value in found.items()}
-
-
-def _call(*words: str) -> Any:
-    done = _output("busctl", "--json=short", "call", *words)
-    return json.loads(done)["data"][0]
-
-
-def _systemctl_show(name: str) -> dict[str, str]:
-    lines = _output("systemctl", "show", "--property=" + ",".join(MASKS), name).splitlines()
-    return {key: value for key, _, value in (line.partition("=") for line in lines)}
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        raise SockdError(f"{command[0]} failed", detail=done.stderr.strip())
-    return done.stdout
+    found |= manager.shown(name, *MASKS)
+    active = found["ActiveState"] in ("active", "reloading", "activating")
+    return Unit(found["Id"], active, commands[0], found)

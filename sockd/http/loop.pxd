@@ -20,7 +20,7 @@ cdef class Handler:
     cdef int recycle(self, Response response) except -1
     cdef bint busy(self)
     cdef int drain(self) except -1
-    cdef bint turns_away(self, Response response, uint64_t limit) except -1
+    cdef bint turns_away(self, Loop loop, Response response) except -1
 
 
 cdef class Loop:
@@ -45,8 +45,10 @@ cdef class Loop:
     cdef char* scratch
     cdef Pool pool
     cdef dict watchers
+    cdef object access  # what notes requests that have ended; None if nothing does
     cdef uint64_t full_turns
     cdef uint64_t asked_usec
+    cdef uint64_t ready_usec  # what is read has waited at least since then
     cdef bint stopping
     cdef bint draining
     cdef object drain_wish
@@ -93,7 +95,9 @@ cdef class Loop:
     cdef int _collect(self) except -1
     cdef int _finish(self, Connection* c) except -1
     cdef int _release(self, Connection* c) except -1
+    cdef void _end_entry(self, Response response) noexcept
     cdef _complain(self, Connection* c, str what, bint of_app=*)
+    cdef int _note_access(self, Connection* c, int status, uint64_t sent, str why) except -1
     cdef _note_refusal(self, Connection* c, int verdict)
     cdef int _refuse(self, Connection* c, int verdict) except -1
     cdef int _refuse_body(self, Connection* c, int verdict) except -1

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, READY, Board, note_response
+from sockd.board cimport DRAINING, READY, Board, note_duration, note_released, note_response
 from sockd.http.body cimport COMPLETE, body_feed, body_free, body_new, body_take
 from sockd.http.connections cimport (
     ACTIVE,
@@ -56,6 +56,7 @@ from sockd.http.connections cimport (
     tagged,
     want,
 )
+from sockd.http.current cimport id_of
 from sockd.http.forks cimport has_forked, this_is_the_worker
 from sockd.http.forwarded cimport Trust
 from sockd.http.health cimport health_answer, health_asked
@@ -167,12 +168,13 @@ cdef class Handler:
         """The loop begins to drain."""
         return 0
 
-    cdef bint turns_away(self, Response response, uint64_t limit) except -1:
+    cdef bint turns_away(self, Loop loop, Response response) except -1:
         """503 for a request whose client has given up, most likely: it has waited longer than
-        `limit` microseconds (`limits.queue_time`). One journal line a second says how many."""
+        `limits.queue_time`. One journal line a second says how many."""
         cdef uint64_t now = monotonic_usec()
-        if now <= response.waiting_since + limit:
+        if not loop.queue_limit or now <= response.waiting_since + loop.queue_limit:
             return False
+        loop.slot.turned_away += 1
         self.turned_away += 1
         if self.report is not None and now > self.turned_away_usec + 1000000:
             self.report(
@@ -268,6 +270,10 @@ cdef class Loop:
             raise OSError(errno, "cannot watch a descriptor")
         self.watchers[fd] = callback
 
+    def log_access(self, access):
+        """Call `access.note` for every request that has ended (`sockd.worker.access`)."""
+        self.access = access
+
     def unwatch(self, int fd):
         if self.watchers.pop(fd, None) is not None:
             epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, fd, NULL)
@@ -358,7 +364,7 @@ cdef class Loop:
         cdef uint64_t tag
         cdef Connection* c
         cdef Response response
-        self.all.now = woken
+        self.all.now = self.ready_usec = woken
         self.slot.beat_usec = woken
         self._tell_date()
         if self.listening.was_nudged():
@@ -391,6 +397,7 @@ cdef class Loop:
                         # Input, or an end, while a thread has the request: later.
                         self._want(c, 0)
                     else:
+                        self.ready_usec = woken
                         self._readable(c)
                 except Exception:
                     self._broken(c)
@@ -471,6 +478,9 @@ cdef class Loop:
 
     cdef int _cut(self, Connection* c, str why) except -1:
         self._complain(c, why)
+        if self.access is not None and c.response != NULL:
+            self._note_access(
+                c, (<Response>c.response).code, (<Response>c.response).sent_bytes, why)
         self._close(c)
         return 0
 
@@ -552,6 +562,7 @@ cdef class Loop:
         """A new connection: served at once if its request is there already."""
         if c.state != NEW:
             return  # closed to make room
+        self.ready_usec = self.all.now
         try:
             self._readable(c)
         except Exception:
@@ -727,7 +738,7 @@ cdef class Loop:
                     return self._refuse(c, <int>taken)
                 at += taken
                 if c.body.phase == COMPLETE:
-                    (<Response>c.response).waiting_since = self.all.now
+                    (<Response>c.response).waiting_since = self.ready_usec
                     if at < size:
                         c.done_asking = False
                     self._run_with_body(c)
@@ -755,6 +766,7 @@ cdef class Loop:
         if health_asked(&self.helper.health, c.head, head):
             return self._tell_health(c, head)
         response = self.handler.open(self, c, head)
+        response.waiting_since = min(response.waiting_since, self.ready_usec)
         if c.arrived_usec:
             response.waiting_since = min(response.waiting_since, c.arrived_usec)
             c.arrived_usec = 0
@@ -881,12 +893,15 @@ cdef class Loop:
             sent = 0
             outcome = response.send(c.fd, &sent)
             self.slot.bytes_out += sent
+            response.sent_bytes += sent
             if outcome != ALL_SENT:
                 if outcome == BLOCKED:
                     return self._await_room(c, sent)
                 return self._cut(c, "the client went away during the response")
             if response.complete:
                 return self._finish(c)
+            if response.entry >= 0:
+                self.slot.in_hand[response.entry].sending = 0
             if response.of_task:
                 if c.state == WRITING:
                     enter(&self.all, c, ACTIVE)
@@ -905,6 +920,9 @@ cdef class Loop:
         return self._await_room(c, 0)
 
     cdef int _await_room(self, Connection* c, uint32_t sent) except -1:
+        cdef int entry = (<Response>c.response).entry
+        if entry >= 0:
+            self.slot.in_hand[entry].sending = 1
         c.progress += sent
         if c.state != WRITING or c.progress >= PROGRESS:
             enter(&self.all, c, WRITING)
@@ -935,7 +953,9 @@ cdef class Loop:
                 break
             c = <Connection*>response.connection
             if c == NULL:  # its connection was closed, or all of it was sent
-                if not response.closed:
+                if response.closed:
+                    self._end_entry(response)
+                else:
                     self.pool.submit(response, CLOSE)
                 continue
             try:
@@ -969,6 +989,12 @@ cdef class Loop:
         if response.complaint is not None:
             self._complain(c, response.complaint, True)
         note_response(self.slot, response.code)
+        if response.begun_usec:
+            note_duration(self.slot, max(self.all.now, response.begun_usec) - response.begun_usec)
+        if self.access is not None:
+            self._note_access(
+                c, response.code, response.sent_bytes, "cut by the application's fault"
+                if response.cut else "")
         if response.cut and not response.chunked and response.length < 0:
             # A body that ends with the connection: only a reset tells the peer that it is short.
             reset.l_onoff = 1
@@ -1023,8 +1049,15 @@ cdef class Loop:
                 finally:
                     come_back(self.helper)
             response.stream = None
+            self._end_entry(response)
             self.handler.recycle(response)
         return 0
+
+    cdef void _end_entry(self, Response response) noexcept:
+        """The application is done with the request."""
+        if response.entry >= 0:
+            note_released(self.slot, response.entry)
+            response.entry = -1
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -1044,12 +1077,34 @@ cdef class Loop:
         self.slot.refused += 1
         note_response(self.slot, status)
 
+    cdef int _note_access(self, Connection* c, int status, uint64_t sent, str why) except -1:
+        """A request has ended; `sent` bytes of its response were taken."""
+        cdef Response response
+        cdef uint64_t begun
+        peer = peer_of(c)[0]
+        if c.response == NULL:
+            kept = self.access.note({}, status, 0, 0, sent, 0, None, peer, [], why)
+        else:
+            response = <Response>c.response
+            begun = response.begun_usec
+            kept = self.access.note(
+                response.told(), status, max(self.all.now, begun) - begun if begun else 0,
+                max(begun, response.waiting_since) - response.waiting_since if begun else 0,
+                sent, response.body_size, id_of(response, self.slot), peer,
+                response.headers or [], why)
+        if not kept:
+            self.slot.access_lost += 1
+        return 0
+
     cdef int _refuse(self, Connection* c, int verdict) except -1:
         """One answer, one journal line, and nothing served after it."""
+        cdef ssize_t sent
         self._note_refusal(c, verdict)
         answer = plain_response(refusal(verdict).status, refusal(verdict).reason.decode())
-        if c_send(c.fd, <char*><bytes>answer, len(answer), MSG_NOSIGNAL) > 0:
-            self.slot.bytes_out += len(answer)
+        sent = max(0, c_send(c.fd, <char*><bytes>answer, len(answer), MSG_NOSIGNAL))
+        self.slot.bytes_out += sent
+        if self.access is not None:
+            self._note_access(c, refusal(verdict).status, sent, "")
         return self._linger(c)
 
     cdef int _refuse_body(self, Connection* c, int verdict) except -1:

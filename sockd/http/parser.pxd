@@ -16,6 +16,9 @@ cdef enum FieldId:
     PROXY
     TRANSFER_ENCODING
     UPGRADE
+    # Which request it is; of trusted peers.
+    REQUEST_ID
+    TRACE_PARENT
     # What a proxy says of a request's origin; only trusted peers may.
     FORWARDED
     FORWARDED_FOR

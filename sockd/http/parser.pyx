@@ -419,7 +419,11 @@ cdef inline uint32_t _field_id(const char* name, uint32_t size) noexcept nogil:
         return FORWARDED_OTHER if is_word(name, 9, b"x-real-ip") else OTHER
     if size == 10:
         return CONNECTION if is_word(name, 10, b"connection") else OTHER
+    if size == 11:
+        return TRACE_PARENT if is_word(name, 11, b"traceparent") else OTHER
     if size == 12:
+        if is_word(name, 12, b"x-request-id"):
+            return REQUEST_ID
         return CONTENT_TYPE if is_word(name, 12, b"content-type") else OTHER
     if size == 14:
         return CONTENT_LENGTH if is_word(name, 14, b"content-length") else OTHER

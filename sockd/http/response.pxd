@@ -29,6 +29,14 @@ cdef class Response:
     cdef bint in_pool
     cdef Response next_in_line
     cdef bint closed
+    # What the board and the access log know it by: its entry, -1 if it has none, the number that
+    # its id is made of, the id that it came with, if any.
+    cdef int entry
+    cdef uint64_t number
+    cdef str request_id
+    cdef bint tell_id  # to the client
+    cdef uint64_t begun_usec  # when the application was called, CLOCK_MONOTONIC; 0: it was not
+    cdef uint64_t sent_bytes
     cdef object body
     cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
     cdef bint awaits_body  # its task waits for more of the body
@@ -46,6 +54,7 @@ cdef class Response:
     cdef bint started
     cdef int64_t length
     cdef bint has_date
+    cdef list headers  # as the application gave them, for the access log
     # How it goes out.
     cdef bint head_written
     cdef bint chunked
@@ -84,6 +93,7 @@ cdef class Response:
     cdef int event(self, uint32_t events) except -1
     cdef bint leaves_input(self) noexcept
     cdef str describe(self)
+    cdef object told(self)
     cdef int _send_memory(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int _send_file(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept

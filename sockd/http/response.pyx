@@ -55,6 +55,7 @@ cdef enum Kind:
     LENGTH_FIELD
     DATE_FIELD
     CONNECTION_FIELD
+    ID_FIELD
     # RFC 9110 7.6.1 and PEP 3333: the connection is the server's business.
     HOP_BY_HOP
 
@@ -72,6 +73,8 @@ cdef Kind _kind(const char* name, Py_ssize_t size) noexcept nogil:
             return CONNECTION_FIELD
         if is_word(name, size, b"keep-alive"):
             return HOP_BY_HOP
+    elif size == 12:
+        return ID_FIELD if is_word(name, size, b"x-request-id") else PLAIN
     elif size == 14:
         return LENGTH_FIELD if is_word(name, size, b"content-length") else PLAIN
     elif size == 16:
@@ -115,7 +118,7 @@ cdef send_early_hints(int fd, list headers):
             raise ValueError(f"header name is not a token: {name!r}")
         if not is_field_value(data, <uint32_t>len(data)):
             raise ValueError(f"control character in header {name!r}: {value!r}")
-        if _kind(data, len(name)) == PLAIN:
+        if _kind(data, len(name)) in (PLAIN, ID_FIELD):
             lines.append(f"{line}\r\n")
     answer = "".join([*lines, "\r\n"]).encode("latin-1")
     cdef ssize_t sent = c_send(fd, <char*><bytes>answer, len(answer), MSG_NOSIGNAL)
@@ -222,6 +225,11 @@ cdef class Response:
         if self.buffer.capacity > KEPT:
             buffer_free(&self.buffer)
         self.connection = NULL
+        self.entry = -1
+        self.number = self.begun_usec = self.sent_bytes = 0
+        self.request_id = None
+        self.tell_id = False
+        self.headers = None
         self.thread = -1
         self.in_pool = self.closed = self.awaits_body = False
         self.body = self.stream = None
@@ -294,6 +302,7 @@ cdef class Response:
                 raise ValueError(f"not Latin-1: {value!r}")
             self._add_field(
                 text, size, <const char*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value))
+        self.headers = headers
         self.started = True
         return 0
 
@@ -352,6 +361,9 @@ cdef class Response:
         elif kind == DATE_FIELD:
             self.has_date = True
             return False
+        elif kind == ID_FIELD:
+            self.tell_id = False  # the application does
+            return False
         elif kind == CONNECTION_FIELD:
             if b"close" in value[:value_size].lower():
                 self.keep_alive = False
@@ -379,6 +391,11 @@ cdef class Response:
                 self.keep_alive = False
         if not self.has_date:
             _add_literal(buffer, date_field)
+        if self.tell_id and self.request_id is not None:
+            _add_literal(buffer, b"X-Request-ID: ")
+            buffer_add(buffer, <const char*>PyUnicode_DATA(self.request_id),
+                       PyUnicode_GET_LENGTH(self.request_id))
+            _add_literal(buffer, b"\r\n")
         if not self.keep_alive:
             _add_literal(buffer, b"Connection: close\r\n\r\n")
         elif not self.http11:
@@ -507,6 +524,10 @@ cdef class Response:
     cdef str describe(self):
         """The request for the journal: "GET /path"."""
         raise NotImplementedError
+
+    cdef object told(self):
+        """The request for the access log, as an environ (PEP 3333)."""
+        return {}
 
     cdef bint pending(self) noexcept:
         return self.head_written and (

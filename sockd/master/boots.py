@@ -107,7 +107,7 @@ class GenerationRules(WorkerRules):
             self._boots.failed(generation.born, now)
             self._last_death = Words(WorkerId(generation.number, 0), whole, detail)
         if generation.asked:
-            self.reloads_failed += 1
+            self.happened["reloads.failed"] += 1
             self._do(Announce("ready"))
         for token in generation.tokens:
             self._do(Reply(token, False, self.live.number, message, detail))
@@ -130,6 +130,8 @@ class GenerationRules(WorkerRules):
         self.handover = Handover(generation, waiting, now + HANDOVER)
         old.change("retired")
         for worker in list(old.workers.values()):
+            if worker.state is W.READY:
+                self._respawn("reload")
             self._end_worker(worker, now, close_idle=False)
         self._close_server(old, now)
 
@@ -138,7 +140,7 @@ class GenerationRules(WorkerRules):
         self.last_error = None
         generation = handover.generation
         if generation.asked:
-            self.reloads_ok += 1
+            self.happened["reloads.ok"] += 1
             self._say(NOTICE, f"reload ok: generation {generation.number} serves", generation)
             self._do(Announce("ready"))
         for token in generation.tokens:
@@ -212,5 +214,6 @@ class GenerationRules(WorkerRules):
 
     def _relaunch_needed(self) -> bool:
         """A generation without its fork server serves on, but cannot replace a worker."""
-        busy = self.stopping or self.candidate or self.handover
-        return not busy and self.live is not None and self.live.server is S.GONE
+        busy = self.stopping or self.candidate or self.handover or self.proving
+        live = self.live
+        return not busy and live is not None and live.wanted > 0 and live.server is S.GONE

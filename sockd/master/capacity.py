@@ -8,10 +8,10 @@ import os
 from sockd.master.cgroup import ControlGroup
 
 
-def processors(group: ControlGroup) -> int:
-    """Those that this process may use: its affinity, and the quota of its control group, of which
-    a part of a processor counts as one."""
-    usable = len(os.sched_getaffinity(0))
+def processors(group: ControlGroup, affinity: int | None = None) -> int:
+    """Those that a process may use: its affinity (by default this one's), and the quota of its
+    control group, of which a part of a processor counts as one."""
+    usable = affinity or len(os.sched_getaffinity(0))
     return usable if group.cpus is None else max(1, min(usable, math.ceil(group.cpus)))
 
 

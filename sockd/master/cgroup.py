@@ -28,7 +28,11 @@ def read(root: Path = Path("/")) -> ControlGroup:
     top = root / "sys/fs/cgroup"
     if ".." in Path(own).parts or not (top / own).is_dir():
         own = ""  # it lies outside of what is mounted here
-    path = top / own
+    return of(top / own, top)
+
+
+def of(path: Path, top: Path = Path("/sys/fs/cgroup")) -> ControlGroup:
+    """Of the group whose directory is `path`, below `top`."""
     groups = [path, *(parent for parent in path.parents if parent.is_relative_to(top))]
     limits = [_bytes(group / name) for group in groups for name in ("memory.max", "memory.high")]
     return ControlGroup(

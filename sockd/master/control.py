@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sockd.activation import Listener, bind_unix
 from sockd.http import parser
 from sockd.http.parser import RequestHead
+from sockd.master.inheritance import Asked, ControlSocket
 
 LARGEST = 8192  # bytes of a request
 MOST_CLIENTS = 32
@@ -64,14 +65,21 @@ class Control:
         path: Path,
         selector: Selector,
         answer: Callable[[Client, str, str, Any], None],
+        inherited: ControlSocket | None = None,
     ) -> None:
         """BindError, PermissionDenied."""
         self._made: Path | None = None
-        with contextlib.suppress(OSError):  # binding says what is wrong
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o755, parents=True)
-                self._made = path.parent
-        self.listener: Listener = bind_unix(str(path), backlog=BACKLOG, umask=0o177)
+        if inherited:
+            self._made = Path(inherited.made) if inherited.made else None
+            sock = socket.socket(fileno=inherited.fd)
+            device, number = inherited.inode
+            self.listener = Listener(path.stem, sock, str(path), (device, number))
+        else:
+            with contextlib.suppress(OSError):  # binding says what is wrong
+                if not path.parent.is_dir():
+                    path.parent.mkdir(mode=0o755, parents=True)
+                    self._made = path.parent
+            self.listener = bind_unix(str(path), backlog=BACKLOG, umask=0o177)
         self.selector = selector
         self.answer = answer
         self.clients: set[Client] = set()
@@ -79,6 +87,19 @@ class Control:
         self.listener.socket.setblocking(False)
         self.accepting = False
         self._listen(True)
+        if inherited:
+            for client in inherited.clients:
+                self.clients.add(Client.inherited(client, self))
+
+    def state(self) -> ControlSocket:
+        assert self.listener.inode
+        return ControlSocket(
+            self.listener.socket.fileno(),
+            self.listener.address,
+            self.listener.inode,
+            str(self._made) if self._made else None,
+            [client.state() for client in self.clients],
+        )
 
     def _listen(self, on: bool) -> None:
         if on and not self.accepting:
@@ -129,8 +150,31 @@ class Client:
         self.received = bytearray()
         self.to_send = b""
         self.asked = False
+        self.upgrading = False  # it waits for the answer of the master to come
+        self.asked_of = ""  # the version of the master before, if it asked that one
         self.deadline: float | None = time.monotonic() + PATIENCE
         self._watch(selectors.EVENT_READ)
+
+    @classmethod
+    def inherited(cls, state: Asked, control: Control) -> Self:
+        self = cls(socket.socket(fileno=state.fd), control)
+        self.received += state.received.encode("latin-1")
+        self.to_send = state.to_send.encode("latin-1")
+        self.asked, self.upgrading = state.asked, state.upgrading
+        if self.to_send:
+            self._watch(selectors.EVENT_WRITE)
+        elif self.asked:
+            self.deadline = None
+        return self
+
+    def state(self) -> Asked:
+        return Asked(
+            self.socket.fileno(),
+            self.received.decode("latin-1"),
+            self.to_send.decode("latin-1"),
+            self.asked,
+            self.upgrading,
+        )
 
     def _watch(self, events: int) -> None:
         selector = self.control.selector
@@ -175,14 +219,19 @@ class Client:
         return True
 
     def reply(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        """Answer with JSON."""
+        self.send(status, "application/json", json.dumps(content) + "\n")
+
+    def send(self, status: HTTPStatus, content_type: str, text: str) -> None:
         """Answer and close. A client that has gone away is no error."""
         if self.socket.fileno() < 0:
             return
         self.asked = True
-        body = json.dumps(content).encode() + b"\n"
+        body = text.encode("utf-8", "backslashreplace")
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+            "Connection: close\r\n\r\n"
         )
         self.to_send = head.encode() + body
         self.deadline = time.monotonic() + PATIENCE

@@ -174,6 +174,21 @@ class Reload:
 
 
 @dataclass(frozen=True)
+class Upgrade:
+    """Have the sockd that is installed take this one's place."""
+
+    token: object = None  # comes back in a Reply, of that sockd if it does; None asks for none
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The other sockd starts and can go on from here; with a message it cannot, and why."""
+
+    message: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Stop:
     quick: bool = False
     idle: bool = False  # there is no connection; one that comes meanwhile is served
@@ -185,6 +200,11 @@ class Resize:
 
     by: int
     token: object = None  # comes back in a Reply; None asks for none
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Drain all workers; a reload, or wanting one more, undoes it."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +236,11 @@ Event = (
     | LifelineClosed
     | Exited
     | Reload
+    | Upgrade
+    | Proved
     | Stop
     | Resize
+    | Withdraw
     | Measured
     | Tick
 )
@@ -340,6 +363,22 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Prove:
+    """Find out whether the other sockd can go on from here: answered by Proved."""
+
+
+@dataclass(frozen=True)
+class EndProof:
+    """Nobody wants to know any more."""
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Become the other sockd, if nothing that comes first is against it. Answered by Proved, with
+    a message, if that fails."""
+
+
+@dataclass(frozen=True)
 class Announce:
     """To the service manager."""
 
@@ -383,6 +422,9 @@ Decision = (
     | Release
     | Measure
     | Reply
+    | Prove
+    | EndProof
+    | Replace
     | Announce
     | Note
     | Exit

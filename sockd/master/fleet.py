@@ -25,6 +25,7 @@ from sockd.master.events import (
     Loaded,
     LoadFailed,
     Measured,
+    Proved,
     Ready,
     Reload,
     Reply,
@@ -36,17 +37,21 @@ from sockd.master.events import (
     Stop,
     Tick,
     Unshareable,
+    Upgrade,
+    Withdraw,
     Words,
 )
+from sockd.master.renewal import RenewalRules
 from sockd.master.roster import MOST_FAILURES, MOST_WORKERS, ended
 from sockd.master.states import LONGEST_HOLD, G, S, W
-from sockd.master.upkeep import UpkeepRules
 
 JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGSTOP
 
 
-class Fleet(UpkeepRules):
+class Fleet(RenewalRules):
     """Every generation and worker, and what to do next about them."""
+
+    _withdrawing = False  # all workers are to drain, once no generation boots
 
     def __init__(
         self, slots: int, longest_hold: float = LONGEST_HOLD, *, gives_up: bool = False
@@ -68,19 +73,24 @@ class Fleet(UpkeepRules):
             LifelineClosed: self._lifeline_closed,
             Exited: self._exited,
             Reload: self._reload,
+            Upgrade: self._upgrade,
+            Proved: self._proved,
             Stop: self._stop,
             Resize: self._resize,
+            Withdraw: self._withdraw,
             Measured: self._measured,
             Tick: self._tick,
         }
 
     @property
     def state(self) -> str:
-        """booting, serving, reloading or stopping: what `sockd status` says."""
+        """booting, serving, reloading, upgrading or stopping: what `sockd status` says."""
         if self.stopping or self._failure:
             return "stopping"
         if self.live is None:
             return "booting"
+        if self.proving:
+            return "upgrading"
         candidate = self.candidate or (self.handover.generation if self.handover else None)
         return "reloading" if candidate is not None and candidate.asked else "serving"
 
@@ -125,10 +135,9 @@ class Fleet(UpkeepRules):
         if self.stopping or self._failure:
             for token in tokens:
                 self._do(Reply(token, False, None, "the service is stopping", ""))
-        elif self._queued is not None:
-            self._queued += tokens
         else:
-            self._queued = tokens
+            self._queued = (self._queued or []) + tokens
+            self._withdrawing = False
 
     def _settle_failures(self, now: float) -> None:
         """Without a service manager, somebody has to be told."""
@@ -154,7 +163,7 @@ class Fleet(UpkeepRules):
         if first:
             self._say(NOTICE, "stopping" + (" at once" if event.quick else ""))
             self._do(Announce("stopping"))
-            waiting = self._queued or []
+            waiting = self._abandon_upgrade() + (self._queued or [])
             for one in (self.candidate, self.handover.generation if self.handover else None):
                 waiting += one.tokens if one else []
             waiting += [token for token, _ in self._resizing]
@@ -184,12 +193,30 @@ class Fleet(UpkeepRules):
             if event.token is not None:
                 self._do(Reply(event.token, False, None, why, ""))
             return
-        live.wanted = min(MOST_FAILURES, MOST_WORKERS, max(1, live.wanted + event.by))
+        self._withdrawing = False
+        if live.wanted:
+            live.wanted = min(MOST_WORKERS, max(1, live.wanted + event.by))
+        elif event.by > 0:
+            live.wanted = live.withdrawn
         self._say(
             NOTICE, f"{live.wanted} {'worker' if live.wanted == 1 else 'workers'} wanted", live
         )
         if event.token is not None:
             self._resizing.append((event.token, live.hold.failures))
+
+    def _withdraw(self, event: Withdraw, now: float) -> None:
+        self._withdrawing = self.live is not None and not self.stopping
+
+    def _settle_withdrawal(self) -> None:
+        """Of the generation that serves when the one that boots has come up or not."""
+        live = self.live
+        if not self._withdrawing or self.candidate or self.handover or live is None:
+            return
+        self._withdrawing = False
+        if live.wanted:
+            text = "draining all workers: a reload, or one worker more, brings them back"
+            self._say(NOTICE, text, live)
+            live.withdrawn, live.wanted = live.wanted, 0
 
     def _settle_resize(self) -> None:
         live = self.live
@@ -275,7 +302,7 @@ class Fleet(UpkeepRules):
             self._strays.clear()
         if not self.generations and (self.stopping or self._failure):
             self.exited = True
-            for token in self._queued or []:
+            for token in self._end_upgrade() + (self._queued or []):
                 self._do(Reply(token, False, None, "the service failed to start", ""))
             if self._gave_up:
                 self._do(self._gave_up)
@@ -295,7 +322,10 @@ class Fleet(UpkeepRules):
             self.handover.waiting &= {worker.id for worker in self.workers()}
             if not self.handover.waiting or self.handover.until <= now:
                 self._conclude(self.handover)
-        idle = not (self.stopping or self.candidate or self.handover) and self.live is not None
+        self._settle_withdrawal()
+        self._settle_upgrade()
+        busy = self.stopping or self.candidate or self.handover or self.proving
+        idle = not busy and self.live is not None
         if idle and self._queued is not None:
             tokens, self._queued = self._queued, None
             self._begin(tokens, True, now)

@@ -11,7 +11,9 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
+import sockd
 from sockd import memory
 from sockd.activation import Listener
 from sockd.config import Config
@@ -35,6 +37,7 @@ from sockd.master.events import (
     Words,
     WorkerId,
 )
+from sockd.master.inheritance import LifelineState, ServerState
 from sockd.settings import Settings
 from sockd.worker import boot, messages
 from sockd.worker.messages import DUMP_SIGNAL, Spec
@@ -165,6 +168,7 @@ class ForkServer:
         settings = config.settings
         who = identity_of(settings)
         self.generation = generation
+        self.protocol = messages.PROTOCOL
         self.config = config
         self.plan = plan(settings, activated)
         self._dump = os.memfd_create("sockd-dump", os.MFD_CLOEXEC)
@@ -192,6 +196,27 @@ class ForkServer:
         finally:
             theirs.close()
 
+    @classmethod
+    def inherited(cls, state: ServerState, config: Config) -> Self:
+        """The one that an earlier master in this process has started."""
+        self = cls.__new__(cls)
+        self.generation, self.pid, self.protocol = state.generation, state.pid, state.protocol
+        self.config = config
+        self._dump = state.dump
+        if state.control is None:
+            self.control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.control.close()
+        else:
+            self.control = socket.socket(fileno=state.control)
+            self.control.setblocking(False)
+        return self
+
+    def state(self) -> ServerState:
+        control = self.control.fileno()
+        return ServerState(
+            self.generation, self.pid, None if control < 0 else control, self._dump, self.protocol
+        )
+
     @staticmethod
     def _exec(python: str, environ: dict[str, str], control: socket.socket) -> int:
         try:
@@ -199,7 +224,7 @@ class ForkServer:
             # what the import starts can be ended as one process group.
             return os.posix_spawn(
                 python,
-                [python, str(Path(boot.__file__).resolve()), str(CONTROL_FD)],
+                [python, str(Path(boot.__file__).resolve()), str(CONTROL_FD), sockd.__version__],
                 environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, control.fileno(), CONTROL_FD)],
                 setsid=True,
@@ -273,7 +298,8 @@ class ForkServer:
 
 
 def _left(words: messages.Message) -> Left:
-    return Left(tuple(words["threads"]), tuple(words["connections"]), words["native"])
+    connections = tuple(words.get("connections", ()))
+    return Left(tuple(words.get("threads", ())), connections, words.get("native", 0))
 
 
 class Lifeline:
@@ -285,6 +311,18 @@ class Lifeline:
         self.socket = sock
         self.pid: int | None = None
         self.open = True
+
+    @classmethod
+    def inherited(cls, state: LifelineState) -> Self:
+        """The one that an earlier master in this process has made."""
+        sock = socket.socket(fileno=state.fd)
+        sock.setblocking(False)
+        self = cls(state.worker, state.slot, sock)
+        self.pid, self.open = state.pid, state.open
+        return self
+
+    def state(self) -> LifelineState:
+        return LifelineState(self.worker, self.slot, self.socket.fileno(), self.pid, self.open)
 
     def send(self, message: messages.Message) -> None:
         with contextlib.suppress(OSError):  # a worker that is gone is reaped
@@ -303,7 +341,7 @@ class Lifeline:
             if message is None:
                 return events, False
             if "ready" in message:
-                private, shared = message["memory"] or (0, 0)
+                private, shared = message.get("memory") or (0, 0)
                 events.append(Ready(self.worker, message["ready"], private, shared))
             elif "draining" in message:
                 events.append(Draining(self.worker))

@@ -22,7 +22,7 @@ from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
-from sockd.master import report
+from sockd.master import report, upgrade
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Control, socket_path
 from sockd.master.desk import Desk
@@ -33,6 +33,7 @@ from sockd.master.events import (
     Drain,
     DumpServer,
     DumpWorker,
+    EndProof,
     Event,
     Exit,
     Exited,
@@ -47,10 +48,12 @@ from sockd.master.events import (
     Measure,
     Measured,
     Note,
+    Prove,
     Ready,
     Relaunch,
     Release,
     Reload,
+    Replace,
     Reply,
     Resize,
     Serve,
@@ -61,14 +64,20 @@ from sockd.master.events import (
     Stop,
     StopWorker,
     Tick,
+    Upgrade,
+    Withdraw,
     WorkerId,
 )
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.inheritance import State
 from sockd.master.orphans import Orphans, end_orphans
+from sockd.master.report import Reporter
 from sockd.master.service import Service
 from sockd.master.states import LONGEST_HOLD, W
+from sockd.master.succession import Succession, board_of
+from sockd.master.totals import Totals
 from sockd.notify import Notifier
 from sockd.worker.messages import DUMP_SIGNAL
 
@@ -82,6 +91,8 @@ ON_SIGNAL: dict[int, Callable[[], Event]] = {
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
     signal.SIGHUP: Reload,
+    signal.SIGUSR2: Upgrade,
+    signal.SIGWINCH: Withdraw,
     signal.SIGTTIN: lambda: Resize(1),
     signal.SIGTTOU: lambda: Resize(-1),
 }
@@ -98,8 +109,9 @@ def serve(
     the detail. Where stderr is the journal, the error is journalled and its exit code returned.
     """
     stdio.fill()
-    master = Master(load, longest_hold, watch)
+    master = None
     try:
+        master = Master(load, longest_hold, watch, upgrade.inherited())
         return master.run()
     except SockdError as error:
         if not journal.is_journal():
@@ -108,7 +120,8 @@ def serve(
         journal.log(journal.ERR, f"{error}\n{error.detail}".rstrip())
         return error.exit_code
     finally:
-        master.close()
+        if master:
+            master.close()
 
 
 def keep_descriptors() -> None:
@@ -120,18 +133,44 @@ def keep_descriptors() -> None:
                 os.set_inheritable(fd, False)
 
 
-class Master:
-    def __init__(self, load: Callable[[], Config], longest_hold: float, watch: bool) -> None:
+def has_terminal() -> bool:
+    """Whether this process has a controlling one, tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+class Master(Succession):
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        longest_hold: float,
+        watch: bool,
+        inherited: State | None = None,
+    ) -> None:
         self.notifier = Notifier()
         self.failures = BootFailures(self.notifier.supervised)
         self.events: deque[Event] = deque()
         self.selector = selectors.DefaultSelector()
-        self.service = Service(load, watch, self.selector, lambda: self.events.append(Reload()))
+        self.service = Service(
+            load,
+            watch,
+            self.selector,
+            lambda: self.events.append(Reload()),
+            inherited.service if inherited else None,
+        )
         keep_descriptors()
-        self.board = Board.create(SLOTS)
+        board = inherited and board_of(inherited)
+        self.board = board or Board.create(SLOTS)
         self.fleet = Fleet(SLOTS, longest_hold, gives_up=not self.notifier.supervised)
+        self.totals = Totals(self.notifier.supervised)
+        if inherited and inherited.totals:
+            self.totals.inherit(inherited.totals, alone=board is None)
+        self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.board, self.service, self.events.append)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
@@ -144,6 +183,11 @@ class Master:
         if os.isatty(0) or os.isatty(2):
             # A person's, not a supervisor's: HUP says that the terminal was closed.
             self.on_signal[signal.SIGHUP] = Stop
+        if has_terminal():
+            del self.on_signal[signal.SIGWINCH]  # it says that its window has another size
+        self.handled = {*self.on_signal, signal.SIGUSR1, signal.SIGCHLD}
+        self.program = upgrade.program()
+        self.kept = {}
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             Relaunch: self._relaunch,
@@ -161,10 +205,16 @@ class Master:
             Release: self._release,
             Measure: self._measure,
             Reply: self.desk.reply,
+            Prove: self._prove,
+            EndProof: self._end_proof,
+            Replace: self._replace,
             Announce: self._announce,
             Note: self._note,
             Exit: self._exit,
         }
+        self.inherited = inherited
+        if inherited:
+            self._inherit(inherited)
 
     def run(self) -> int:
         # All that may be open: a worker holds a descriptor for each connection.
@@ -175,11 +225,19 @@ class Master:
         linux.set_child_subreaper()
         linux.set_process_name("sockd")
         self._catch_signals()
-        hold = self.failures.hold()
-        self.notifier.extend(hold + MARGIN)
-        self.events.append(Start(hold))
+        if self.inherited:
+            self._signals(self.inherited.signals)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
+            self._reap()
+            self.look_for_orphans = True
+            self.events.append(Reload())
+        else:
+            hold = self.failures.hold()
+            self.notifier.extend(hold + MARGIN)
+            self.events.append(Start(hold))
         while self.exit is None:
             self._turn()
+        self.totals.save(self.board, report.living(self.fleet), self.fleet.happened)
         self.service.end_watcher()
         end_orphans(self.sessions.keys())
         if self.exit.code:
@@ -190,7 +248,10 @@ class Master:
         return 0
 
     def _turn(self) -> None:
-        while self.events and self.exit is None:
+        while (self.events or self.replacing) and self.exit is None:
+            if not self.events:
+                self._become_the_next()
+                continue
             for decision in self.fleet.handle(self.events.popleft(), time.monotonic()):
                 self._carry_out[type(decision)](decision)
         if self.exit is not None:
@@ -198,6 +259,8 @@ class Master:
         if self.notifier.supervised:
             self.notifier.status(report.line(self.fleet, self.board))
         now = time.monotonic()
+        self.reporter.look_at(self.service.listeners)
+        self.totals.turn(now, self.board, report.living(self.fleet), self.fleet.happened)
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
@@ -205,6 +268,8 @@ class Master:
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         if self.control:
             due.append(self.control.turn(now))
+        if self.proof:
+            due.append(self.proof.turn(now))
         first = min((at for at in due if at is not None), default=None)
         wait = None if first is None else min(max(0.0, first - time.monotonic()), LONGEST_TURN)
         for key, _ in self.selector.select(wait):
@@ -215,6 +280,9 @@ class Master:
 
     def close(self) -> None:
         """Leave nothing behind: no socket file, no descriptor, no signal handler that needs us."""
+        # The interpreter's end restores default actions: a late signal must not look like a death.
+        for number in self.on_signal:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         if self.control:
             self.control.close()
@@ -228,27 +296,39 @@ class Master:
     # Signals and children.
 
     def _catch_signals(self) -> None:
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.signal_pipe, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*self.on_signal, signal.SIGCHLD):
+        for number in self.handled:
             signal.signal(number, lambda *_: None)
-        self.selector.register(read, selectors.EVENT_READ, lambda: self._signalled(read))
+        self.selector.register(
+            self.signal_pipe, selectors.EVENT_READ, lambda: self._signals(self._caught())
+        )
 
-    def _signalled(self, pipe: int) -> None:
-        for number in os.read(pipe, 65536):
+    def _caught(self) -> list[int]:
+        with contextlib.suppress(BlockingIOError):
+            return list(os.read(self.signal_pipe, 65536))
+        return []
+
+    def _signals(self, numbers: list[int]) -> None:
+        for number in numbers:
             if number == signal.SIGCHLD:
                 self._reap()
+            elif number == signal.SIGUSR1:
+                for worker in self.lifelines:
+                    self._tell(worker, {"reopen": True})
             elif number in self.on_signal:
                 self.events.append(self.on_signal[number]())
 
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            if self._proof_exited(pid, status):
+                continue
             # What it said before it died is told first.
             for server in self.servers.values():
                 if server.pid == pid:
@@ -256,6 +336,7 @@ class Master:
             for lifeline in list(self.lifelines.values()):
                 if lifeline.pid == pid:
                     self._hear_worker(lifeline)
+                    self.totals.child_ended(int((used.ru_utime + used.ru_stime) * 1e6))
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             why = self.oom.explain(time.monotonic()) if killed else ""
             self.events.append(Exited(pid, status, why))
@@ -267,6 +348,7 @@ class Master:
             self.look_for_orphans = False
             servers = {server.pid for server in self.servers.values()}
             servers |= {self.service.watcher.pid} if self.service.watcher else set()
+            servers |= {self.proof.pid} if self.proof else set()
             self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
@@ -321,12 +403,15 @@ class Master:
         self.boot_error = None
         self.servers[generation] = server
         self.sessions[server.pid] = generation
-        self.selector.register(
-            server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
-        )
+        self._listen_to_server(server)
         if self.fleet.live is None:
             self.notifier.extend(server.plan.boot + MARGIN)
         self.events.appendleft(Launched(generation, server.pid, server.plan))
+
+    def _listen_to_server(self, server: ForkServer) -> None:
+        self.selector.register(
+            server.control, selectors.EVENT_READ, lambda: self._hear_server(server)
+        )
 
     def _hear_server(self, server: ForkServer) -> None:
         before = server.control.fileno()
@@ -372,6 +457,9 @@ class Master:
             self.events.append(SpawnFailed(worker, str(error.strerror)))
             return
         self.lifelines[worker] = lifeline
+        self._listen_to_worker(lifeline)
+
+    def _listen_to_worker(self, lifeline: Lifeline) -> None:
         self.selector.register(
             lifeline.socket, selectors.EVENT_READ, lambda: self._hear_worker(lifeline)
         )
@@ -418,6 +506,7 @@ class Master:
             if lifeline.open:
                 self.selector.unregister(lifeline.socket)
             lifeline.close()
+            self.totals.worker_ended(self.board, lifeline.slot)
             self.board.clear(lifeline.slot)
             self.look_for_orphans = True
 

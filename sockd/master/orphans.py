@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from sockd import journal
+from sockd.master.inheritance import OrphansState
 
 PATIENCE = 1.0  # seconds between SIGTERM and SIGKILL, and for the kernel after that
 STEP = 0.02
@@ -28,6 +29,12 @@ class Orphans:
         self._named: set[int] = set()
         self._ending: dict[int, float] = {}  # session: when to kill what is left of it
         self._told: set[int] = set()
+
+    def state(self) -> OrphansState:
+        return OrphansState(dict(self.sessions), sorted(self._named), dict(self._ending))
+
+    def inherit(self, state: OrphansState) -> None:
+        self._named, self._ending = set(state.named), dict(state.ending)
 
     def look(self, known: Set[int]) -> None:
         """Journal children that are none of the `known` ones, each once."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockd.master.events import Decision, Exit, Exited, Note, Words, WorkerId
 from sockd.master.states import LONGEST_HOLD, Generation, Hold, Worker
+from sockd.metrics import DEATHS
 
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
 SHORT = 5.0  # for what should take milliseconds: a fork server to end, a lost worker to exit
@@ -50,10 +52,8 @@ class Roster:
         self.stopping = False
         self.quick = False
         self.exited = False
-        self.reloads_ok = 0
-        self.reloads_failed = 0
+        self.happened: Counter[str] = Counter()  # reloads.OUTCOME, respawns.CAUSE
         self.last_error: str | None = None
-        self.respawns = 0
         self._resizing: list[tuple[object, int]] = []  # who waits for that, failures until then
         self._last_death = Words(WorkerId(0, 0), "")
         self._heaviest = 0  # bytes of the largest worker, when they were looked at last
@@ -61,12 +61,27 @@ class Roster:
         self._gave_up: Exit | None = None
         self._failure: Exit | None = None
         self._queued: list[object] | None = None  # who waits for the reload after this one
+        self.upgrades: list[object] | None = None  # who waits for that
+        self.proving = False  # whether the other sockd can go on
         self._start_at: float | None = None
         self._relaunch = Hold(longest_hold)
         self._strays: dict[int, Exited] = {}
         self._free_slots = list(range(slots - 1, -1, -1))
         self._last_number = 0
         self._out: list[Decision] = []
+
+    @property
+    def reloads_ok(self) -> int:
+        return self.happened["reloads.ok"]
+
+    @property
+    def reloads_failed(self) -> int:
+        return self.happened["reloads.failed"]
+
+    @property
+    def respawns(self) -> int:
+        """Workers that ended when they should not have."""
+        return sum(self.happened[f"respawns.{cause}"] for cause in DEATHS)
 
     def workers(self) -> Iterator[Worker]:
         for generation in self.generations.values():
@@ -75,6 +90,10 @@ class Roster:
     def _find(self, worker: WorkerId) -> Worker | None:
         generation = self.generations.get(worker.generation)
         return generation.workers.get(worker.serial) if generation else None
+
+    def _respawn(self, cause: str) -> None:
+        """A worker is replaced because of one of `sockd.metrics.CAUSES`."""
+        self.happened[f"respawns.{cause}"] += 1
 
     def _do(self, decision: Decision) -> None:
         self._out.append(decision)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import selectors
+import socket
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import sockd
 from sockd import activation, journal
 from sockd.activation import Listener
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
+from sockd.master.inheritance import Listening, ServiceState
 from sockd.master.watcher import Watcher, watched
+from sockd.worker import messages
 
 
 class Service:
@@ -20,6 +26,7 @@ class Service:
         watch: bool,
         selector: selectors.BaseSelector,
         changed: Callable[[], None],
+        inherited: ServiceState | None = None,
     ) -> None:
         """`load` is called for each generation, `changed` when a file is other than it was, if
         they are to be watched."""
@@ -28,29 +35,61 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
-        try:
-            self.listeners = activation.adopt()
-        except SockdError as error:
-            self._listen_error = error  # a boot that fails, as others do
-        self.adopted = bool(self.listeners)
+        if inherited:
+            self._inherit(inherited)
+        else:
+            try:
+                self.listeners = activation.adopt()
+            except SockdError as error:
+                self._listen_error = error  # a boot that fails, as others do
+            self.adopted = bool(self.listeners)
         self._watch = watch
         self.watcher: Watcher | None = None
         self._selector = selector
         self._changed = changed
 
+    def _inherit(self, state: ServiceState) -> None:
+        path = Path(state.path) if state.path else None
+
+        def config(values: dict[str, Any]) -> Config:
+            return Config(state.name, path, messages.settings(values), {})
+
+        self.config, self._began_with = config(state.settings), config(state.began_with)
+        journal.configure(self.config.settings.log.level, sockd_name=state.name)
+        self.adopted = state.adopted
+        for one in state.listeners:
+            inode = (one.inode[0], one.inode[1]) if one.inode else None
+            sock = socket.socket(fileno=one.fd)
+            self.listeners.append(Listener(one.name, sock, one.address, inode))
+
+    def state(self) -> ServiceState:
+        assert self.config
+        assert self._began_with
+        return ServiceState(
+            self.config.name,
+            str(self.config.path) if self.config.path else None,
+            asdict(self.config.settings),
+            asdict(self._began_with.settings),
+            [
+                Listening(one.socket.fileno(), one.name, one.address, one.inode)
+                for one in self.listeners
+            ],
+            self.adopted,
+        )
+
     def configure(self) -> Config:
         """Read the configuration; with the first that can be read, become that service.
         SockdError."""
         config = self._load()
-        journal.configure(config.settings.log.level, sockd_name=config.name)
+        log = config.settings.log
+        journal.configure(log.level, log.format, sockd_name=config.name)
         if self.config is None:
             self._begin(config)
         self.config = config
         if config.settings.timeouts.idle_exit and not self.adopted:
             text = "timeouts.idle_exit has no effect: systemd does not hold the sockets"
             journal.log(journal.WARNING, text)
-        if self._watch:
-            self._watch_files(config)
+        self.watch_files()
         for sentence in self.waiting():
             journal.log(journal.NOTICE, sentence)
         return config
@@ -72,7 +111,11 @@ class Service:
         assert self.config
         return waiting(self._began_with, self.config)
 
-    def _watch_files(self, config: Config) -> None:
+    def watch_files(self) -> None:
+        """Those of the configuration, if they are to be watched."""
+        config = self.config
+        if not self._watch or config is None:
+            return
         if self.watcher and self.watcher.watched == watched(config):
             return
         self.end_watcher()

@@ -117,6 +117,7 @@ class Worker:
     ready_at: float | None = None
     deadline: float | None = None
     worn: str = ""  # why it is to be replaced, for the journal
+    end: str = ""  # and for the figures: one of sockd.metrics.CAUSES, if known before its end
     cause: str = ""  # why it is killed, for the journal
     words: Words | None = None  # why it ends, by itself
 
@@ -134,6 +135,7 @@ class Generation:
     state: G = G.BOOTING
     plan: Plan = field(default_factory=Plan)
     wanted: int = 0
+    withdrawn: int = 0  # what was wanted before all workers were to drain
     workers: dict[int, Worker] = field(default_factory=dict)
     serial: int = 0
     server: S = S.RUNNING

@@ -36,7 +36,7 @@ class UpkeepRules(GenerationRules):
         for id, figures in event.figures.items():
             worker = self._find(id)
             if worker and worker.state is W.READY and not worker.worn:
-                worker.worn = self._wear(worker, figures)
+                self._wear(worker, figures)
 
     def _note_use(self, event: Measured, now: float) -> None:
         live = self.live
@@ -46,7 +46,9 @@ class UpkeepRules(GenerationRules):
         requests = sum(figures.requests for figures in event.figures.values())
         quiet = not event.connections and requests == self._requests
         self._requests = requests
-        settled = not (self.candidate or self.handover or self._queued or self._resizing)
+        settled = live.wanted and not (
+            self.candidate or self.handover or self._queued or self._resizing or self.proving
+        )
         if not quiet or not settled or self._busy_at < live.live_at:
             self._busy_at = now
         elif now - self._busy_at >= live.plan.upkeep.idle_exit:
@@ -54,15 +56,16 @@ class UpkeepRules(GenerationRules):
             self._say(NOTICE, idle)
             self._end_idle(now)
 
-    def _wear(self, worker: Worker, figures: Figures) -> str:
-        """Why it is to be replaced, empty if it is not."""
+    def _wear(self, worker: Worker, figures: Figures) -> None:
+        """See whether it is to be replaced."""
         upkeep = self.generations[worker.id.generation].plan.upkeep
         part = share(worker, upkeep.jitter)
         if 0 < upkeep.max_requests * part <= figures.requests:
-            return f"{figures.requests} requests (recycle.max_requests)"
-        if figures.memory is not None and 0 < upkeep.max_memory * part <= figures.memory:
-            return f"{figures.memory >> 20} MiB of its own (recycle.max_memory)"
-        return ""
+            worker.worn = f"{figures.requests} requests (recycle.max_requests)"
+            worker.end = "max_requests"
+        elif figures.memory is not None and 0 < upkeep.max_memory * part <= figures.memory:
+            worker.worn = f"{figures.memory >> 20} MiB of its own (recycle.max_memory)"
+            worker.end = "max_memory"
 
     def _due_to_age(self, worker: Worker) -> float | None:
         upkeep = self.generations[worker.id.generation].plan.upkeep
@@ -93,6 +96,7 @@ class UpkeepRules(GenerationRules):
             due = self._due_to_age(worker)
             if due is not None and due <= now:
                 worker.worn = f"{upkeep.max_age:g} s (recycle.max_age)"
+                worker.end = "max_age"
         self._recycle(generation)
 
     def _upkeep_deadlines(self) -> list[float | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sockd.journal import ERR, INFO, NOTICE, WARNING
 from sockd.master.capacity import affordable
 from sockd.master.events import (
@@ -115,6 +117,7 @@ class WorkerRules(Roster):
             if worker.ready_at is None or now - worker.ready_at < LIVED:
                 # An application may do this to its own workers, again and again.
                 self.generations[worker.id.generation].hold.failed(worker.born, now)
+            self._respawn("signal")
 
     def _words(self, event: Words, now: float) -> None:
         worker = self._find(event.worker)
@@ -138,9 +141,11 @@ class WorkerRules(Roster):
         how = ended(event.status)
         if event.why and was is not W.KILLED:
             how = f"{how}, {event.why}"
-        self._worker_ended(worker, was, how, now)
+        self._worker_ended(worker, was, how, now, worker.end or _cause(event))
 
-    def _worker_ended(self, worker: Worker, was: W, how: str, now: float) -> None:
+    def _worker_ended(
+        self, worker: Worker, was: W, how: str, now: float, cause: str = "crash"
+    ) -> None:
         generation = self.generations[worker.id.generation]
         del generation.workers[worker.id.serial]
         self._free_slots.append(worker.slot)
@@ -158,7 +163,7 @@ class WorkerRules(Roster):
         if generation.state is G.WARMING:
             self._fail(generation, f"worker {worker.id} {how} while it booted", detail, now)
             return
-        self.respawns += 1
+        self._respawn(cause)
         self._last_death = Words(worker.id, f"worker {worker.id} {how}", detail)
         if worker.ready_at is not None and now - worker.ready_at >= LIVED:
             generation.hold.succeeded()
@@ -213,6 +218,8 @@ class WorkerRules(Roster):
             if generation.server is S.RUNNING:
                 self._strike_server(generation, now)  # it hangs
         else:
+            if worker.state is W.BOOTING and not worker.cause:
+                worker.end = "boot_timeout"
             self._kill(worker, worker.cause or "did not become ready in time", now)
 
     def _spawn_needed(self, generation: Generation) -> bool:
@@ -248,4 +255,13 @@ class WorkerRules(Roster):
         # The one that was replaced goes first, then the youngest.
         ready.sort(key=lambda worker: worker.id == generation.recycled)
         for worker in ready[generation.wanted :]:
+            if worker.id == generation.recycled:
+                self._respawn(worker.end)
             self._end_worker(worker, now, close_idle=False)
+
+
+def _cause(event: Exited) -> str:
+    """Which of `sockd.metrics.CAUSES` an unexpected end is."""
+    if event.why:
+        return "oom"
+    return "signal" if os.WIFSIGNALED(event.status) else "crash"

@@ -29,6 +29,7 @@ from sockd.http.connections cimport (
     peer_of,
     realtime_usec,
 )
+from sockd.http.current cimport taken_id
 from sockd.http.forwarded cimport Origin, from_forwarded, from_x_headers, queued_usec
 from sockd.http.guest cimport Guest
 from sockd.http.loop cimport Loop
@@ -40,7 +41,9 @@ from sockd.http.parser cimport (
     FORWARDED_HOST,
     FORWARDED_PORT,
     FORWARDED_PROTO,
+    REQUEST_ID,
     REQUEST_START,
+    TRACE_PARENT,
     UPGRADE,
     Field,
     Head,
@@ -242,7 +245,12 @@ cdef class Call(Exchange):
         elif kind == "http.response.start":
             if self.started:
                 raise RuntimeError("http.response.start was sent twice")
-            self.start_bytes(message["status"], message.get("headers", ()))
+            headers = message.get("headers", ())
+            if self.loop.access is not None:
+                headers = list(headers)
+            self.start_bytes(message["status"], headers)
+            if self.loop.access is not None:
+                self.headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]
             return False
         elif kind == "http.response.pathsend":
             self._send_path(message["path"])
@@ -390,6 +398,7 @@ cdef class ASGIHandler(TaskHandler):
         self.root = settings.app.root_path.rstrip("/")
         self.raw_root = self.root.encode()
         self.early_hints = settings.server.early_hints
+        self.tell_id = settings.server.request_id
         self.deflate = Deflate() if settings.websocket.compression else None
         self.message_limit = settings.websocket.message
         self.ping = settings.websocket.ping
@@ -436,6 +445,7 @@ cdef class ASGIHandler(TaskHandler):
         call.waiting_since = loop.all.now
         call.scope = self._scope(<Guest>loop, c, data, call)
         call.reset(head.minor == 1, call.method == "HEAD", head.keep_alive)
+        call.request_id = call.given_id
         return call
 
     cdef Exchange _open_session(self, Guest loop, Connection* c, const char* data):
@@ -447,6 +457,7 @@ cdef class ASGIHandler(TaskHandler):
         session.waiting_since = loop.all.now
         scope = self._scope(loop, c, data, session)
         session.reset(c.head.minor == 1, False, c.head.keep_alive)
+        session.request_id = session.given_id
         try:
             session.opening = Opening(
                 session.method.encode("latin-1"), c.head.minor, scope["headers"],
@@ -477,8 +488,8 @@ cdef class ASGIHandler(TaskHandler):
         cdef dict scope = <dict>PyDict_Copy(self.templates[c.listener])
         cdef list headers = []
         cdef dict forwarded = None
+        cdef str request_id = None
         cdef Field* field
-        cdef Field host
         cdef uint32_t i
         scope["asgi"] = PyDict_Copy(scope["asgi"])
         scope["extensions"] = PyDict_Copy(scope["extensions"])
@@ -500,18 +511,25 @@ cdef class ASGIHandler(TaskHandler):
             headers.append((b"host", _bytes(data + head.authority.start, head.authority.size)))
         for i in range(head.count):
             field = &head.fields[i]
+            if field.id < REQUEST_ID:
+                headers.append(_header(data, field))
+                continue
+            trusted = loop.trust.trusts(<str>peer[0])
+            if field.id >= FORWARDED and not trusted:
+                continue
+            pair = _header(data, field)
+            headers.append(pair)
+            if not trusted:
+                continue
+            value = pair[1].decode("latin-1")
             if field.id >= FORWARDED:
-                if not loop.trust.trusts(<str>peer[0]):
-                    continue
                 if forwarded is None:
                     forwarded = {}
-                pair = _header(data, field)
-                value = pair[1].decode("latin-1")
                 earlier = forwarded.get(field.id)
                 forwarded[field.id] = value if earlier is None else f"{earlier},{value}"
-                headers.append(pair)
-            else:
-                headers.append(_header(data, field))
+            elif field.id == REQUEST_ID or request_id is None:
+                request_id = taken_id(value, field.id == TRACE_PARENT) or request_id
+        exchange.given_id = request_id
         scope["headers"] = headers
         if peer[0]:
             scope["client"] = (peer[0], int(peer[1]))
@@ -540,7 +558,7 @@ cdef class ASGIHandler(TaskHandler):
         cdef Origin origin
         cdef list headers
         start = forwarded.pop(<int>REQUEST_START, None)
-        if start is not None and loop.queue_limit:
+        if start is not None:
             exchange.waiting_since -= min(
                 exchange.waiting_since, <uint64_t>queued_usec(start, realtime_usec()))
         if not forwarded:
@@ -565,6 +583,7 @@ cdef class ASGIHandler(TaskHandler):
                 headers.insert(0, pair)
 
     cdef int recycle(self, Response response) except -1:
+        (<Exchange>response).scope = None
         if len(self.spares) < SPARES and type(response) is Call:
             self.spares.append(response)
         return 0

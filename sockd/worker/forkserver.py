@@ -39,7 +39,12 @@ def main(fd: int) -> None:
     message, descriptors = messages.receive(control)
     if message is None:
         os._exit(0)
-    spec = Spec.parse(message)
+    try:
+        spec = Spec.parse(message)
+    except ValueError as error:
+        words = {"message": f"cannot speak to the master: {error}", "detail": ""}
+        messages.send(control, {"failed": words})
+        os._exit(INTERNAL)
     if os.getppid() != spec.master:
         os._exit(0)  # it died before it could be asked for
     server = ForkServer(control, spec, descriptors)
@@ -85,7 +90,10 @@ class ForkServer:
         spec = self.spec
         linux.set_process_name(f"sockd-fork {spec.generation}")
         journal.configure(
-            spec.settings.log.level, sockd_name=spec.name, sockd_generation=spec.generation
+            spec.settings.log.level,
+            spec.settings.log.format,
+            sockd_name=spec.name,
+            sockd_generation=spec.generation,
         )
         for number in KEPT_FOR_THE_MASTER:
             # A handler, not SIG_IGN: exec resets it, so the app's own children can be ended.
@@ -139,7 +147,11 @@ class ForkServer:
                 # Without the application's atexit functions: what they take away, the workers
                 # that still drain may use.
                 os._exit(0)
-            serial, slot = message["spawn"]
+            if "spawn" not in message:
+                for fd in descriptors:
+                    os.close(fd)
+                continue
+            serial, slot, *_ = message["spawn"]
             lifeline = socket.socket(fileno=descriptors[0])
             if self._spawn(serial):
                 self._become_worker(serial, slot, lifeline)

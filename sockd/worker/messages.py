@@ -8,11 +8,15 @@ start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
 `{"draining": true}`, `{"failed": {"message", "detail"}}`.
-Master to worker: `{"serve": true}`, `{"stop": true}`,
+Master to worker: `{"serve": true}`, `{"stop": true}`, `{"reopen": true}` (log files),
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
 
 `worker` is the serial number within the generation. The end of the stream means that the other
 side is gone.
+
+A master may be of another version than its fork servers and workers (upgrade in place): each
+passes over messages and keys that it does not know, and reads keys that may be missing with a
+default. What changes its meaning raises PROTOCOL, which a Spec names first.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ descriptor (faulthandler)."""
 
 ORPHAN_SIGNAL = signal.SIGRTMAX - 2
 """A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""
+
+PROTOCOL = 1
+READABLE = tuple(one for one in (PROTOCOL - 1, PROTOCOL) if one)
 
 LARGEST = 256 * 1024  # bytes of a message
 MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
@@ -58,26 +65,39 @@ class Spec:
     identity: Identity | None
     settings: Settings
     listeners: list[tuple[str, str]]
+    protocol: int = PROTOCOL
 
     def message(self) -> Message:
         return asdict(self)
 
     @classmethod
     def parse(cls, message: Message) -> Spec:
+        """Of a message that may come from a master of another version. ValueError."""
+        if message.get("protocol") not in READABLE:
+            raise ValueError(f"version {message.get('protocol')} of sockd's messages")
+        known = {item.name for item in fields(cls)}
         return cls(
             **{
-                **message,
+                **{key: value for key, value in message.items() if key in known},
                 "identity": message["identity"] and Identity(**message["identity"]),
-                "settings": _rebuild(Settings, message["settings"]),
+                "settings": settings(message["settings"]),
                 "listeners": [(name, address) for name, address in message["listeners"]],
             }
         )
 
 
+def settings(values: dict[str, Any]) -> Settings:
+    """What asdict() and JSON have taken apart, maybe of another version: settings that it did not
+    have are at their defaults."""
+    made: Settings = _rebuild(Settings, values)
+    return made
+
+
 def _rebuild(table: type[Any], values: dict[str, Any]) -> Any:
-    """The settings dataclass that asdict() and JSON have taken apart."""
     made = {}
     for item in fields(table):
+        if item.name not in values:
+            continue
         value = values[item.name]
         if not item.metadata:
             value = _rebuild(item.default_factory, value)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -23,6 +24,7 @@ from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
 from sockd.worker import convention, messages, warmup
+from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
@@ -41,9 +43,11 @@ class Worker:
         self.app: Application | None = None
         self.convention: convention.Convention | None = None
         self.loop: Loop | None = None
+        self.access: AccessLog | None = None
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
+        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
@@ -65,6 +69,9 @@ class Worker:
             self.convention.start()
             warmup.run(self.convention, self.spec.settings)
             self.loop = self.convention.loop(listeners, self.spec.settings, board, slot, report)
+            if self.spec.settings.log.access != "off":
+                self.access = AccessLog(self.spec.settings.log)
+                self.loop.log_access(self.access)
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
@@ -152,9 +159,17 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                self._drain(message["drain"], message["close_idle"], message["accept_rest"])
+                close_idle = message.get("close_idle", False)
+                self._drain(message["drain"], close_idle, message.get("accept_rest", False))
             elif "stop" in message:
                 self._stop()
+            elif "reopen" in message:
+                self._reopen()
+
+    def _reopen(self) -> None:
+        """Open log files anew, by their names."""
+        for reopen in self.log_files:
+            reopen()
 
     def _orphaned(self) -> None:
         journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")

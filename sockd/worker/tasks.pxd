@@ -12,6 +12,7 @@ cdef class TaskHandler(Handler):
     cdef object context
     cdef object task_type
     cdef bint eager
+    cdef bint tell_id
     cdef object line
 
     cdef int next_in_line(self) except -1
@@ -23,6 +24,7 @@ cdef class Exchange(Response):
     cdef dict scope
     cdef str method
     cdef str target
+    cdef str given_id
     cdef object coroutine
     cdef readonly object task
     cdef bint beginning

@@ -13,14 +13,17 @@ import sys
 from collections import deque
 
 from cpython.ref cimport Py_DECREF, PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from sockd.board cimport note_request
-from sockd.http.connections cimport Connection
+from sockd.board cimport Slot, made_id, note_request
+from sockd.http.connections cimport Connection, monotonic_usec
+from sockd.http.current cimport id_of
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.guest cimport Guest
 from sockd.http.loop cimport Handler
 from sockd.http.response cimport Response
+
+from sockd.http.current import TASK_REQUEST
 
 cdef extern from "Python.h":
     int PYGEN_NEXT
@@ -38,6 +41,7 @@ cdef enum:
 Task = asyncio.Task
 CancelledError = asyncio.CancelledError
 is_coroutine = inspect.iscoroutine
+_set_id = TASK_REQUEST.set
 EAGER = sys.version_info >= (3, 12)
 
 
@@ -209,6 +213,17 @@ cdef class Steps:
         return self.exchange.describe()
 
 
+cdef class RequestId:
+    """What a task's context knows its request by; the text is made when somebody asks."""
+
+    cdef Slot* slot
+    cdef uint64_t number
+    cdef str given
+
+    def __str__(self):
+        return made_id(self.slot, self.number) if self.given is None else self.given
+
+
 cdef class TaskHandler(Handler):
     """`application` is a callable of ASGI 3, called in tasks of `host` (an asyncio event loop)."""
 
@@ -318,11 +333,20 @@ cdef class Exchange(Response):
     # -- what the loop calls -----------------------------------------------------------------
 
     cdef int begin(self) except -1:
-        note_request(
+        cdef const char* id = NULL
+        cdef Py_ssize_t id_size = 0
+        if self.request_id is not None:
+            id = <char*>PyUnicode_DATA(self.request_id)
+            id_size = PyUnicode_GET_LENGTH(self.request_id)
+        self.entry = note_request(
             self.loop.slot,
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
-            self.loop.all.now)
+            id, id_size, self.waiting_since, self.loop.all.now)
+        self.number = self.loop.slot.requests
+        if self.handler.tell_id:
+            self.tell_id = True
+            self.scope["sockd.request_id"] = id_of(self, self.loop.slot)
         if self.loop.concurrency and len(self.handler.exchanges) >= self.loop.concurrency:
             self.handler.line.append(self)
             return 0
@@ -343,6 +367,22 @@ cdef class Exchange(Response):
     cdef str describe(self):
         return f"{self.method} {self.target}"
 
+    cdef object told(self):
+        client = self.scope["client"] or ("", 0)
+        environ = {
+            "REQUEST_METHOD": self.method,
+            "RAW_URI": self.target,
+            "QUERY_STRING": self.scope["query_string"].decode("latin-1"),
+            "PATH_INFO": self.scope["path"],
+            "SERVER_PROTOCOL": f"HTTP/{self.scope['http_version']}",
+            "REMOTE_ADDR": client[0],
+            "wsgi.url_scheme": self.scope["scheme"],
+        }
+        for name, value in self.scope["headers"]:
+            key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+            environ[key] = value.decode("latin-1")
+        return environ
+
     cdef int send_out(self) except -1:
         """Send what was added; within `begin` the loop does so."""
         if self.beginning or self.connection == NULL:
@@ -362,8 +402,10 @@ cdef class Exchange(Response):
 
     cdef int start_task(self, bint at_once) except -1:
         cdef TaskHandler handler = self.handler
-        if self.loop.queue_limit and handler.turns_away(self, self.loop.queue_limit):
+        cdef RequestId id
+        if handler.turns_away(self.loop, self):
             return self.send_out()
+        self.begun_usec = monotonic_usec()
         handler.exchanges.add(self)
         try:
             found = handler.application(self.scope, self.receive, self.respond)
@@ -371,6 +413,11 @@ cdef class Exchange(Response):
         except BaseException as error:
             return self._finish_task(error)
         context = handler.context.copy()
+        id = RequestId()
+        id.slot = self.loop.slot
+        id.number = self.number
+        id.given = self.request_id
+        context.run(_set_id, id)
         steps = Steps.__new__(Steps)
         (<Steps>steps).exchange = self
         if handler.host.get_task_factory() is not None:
@@ -418,7 +465,7 @@ cdef class Exchange(Response):
 
     cdef int _finish_task(self, object error) except -1:
         """The application has returned, or raised `error`."""
-        self.coroutine = self.task = self.scope = None
+        self.coroutine = self.task = None
         self.handler.exchanges.discard(self)
         try:
             if error is None:
@@ -442,7 +489,11 @@ cdef class Exchange(Response):
 
     cdef int tell(self, str what, object error, str priority) except -1:
         if self.handler.report is not None:
-            fields = {"HTTP_METHOD": self.method, "HTTP_PATH": self.target.partition("?")[0]}
+            fields = {
+                "HTTP_METHOD": self.method,
+                "HTTP_PATH": self.target.partition("?")[0],
+                "SOCKD_REQUEST_ID": id_of(self, self.loop.slot),
+            }
             if priority is not None:
                 fields["PRIORITY"] = priority
             try:

@@ -17,7 +17,8 @@ from libc.string cimport memchr, memcmp
 import sockd
 
 from sockd.board cimport note_request
-from sockd.http.connections cimport Connection, peer_of, realtime_usec
+from sockd.http.connections cimport Connection, monotonic_usec, peer_of, realtime_usec
+from sockd.http.current cimport enter_request, id_of, leave_request, taken_id
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.forwarded cimport (
     Origin,
@@ -32,7 +33,9 @@ from sockd.http.names cimport Name, Names, find_name
 from sockd.http.parser cimport (
     COOKIE,
     FORWARDED,
+    REQUEST_ID,
     REQUEST_START,
+    TRACE_PARENT,
     Field,
     Head,
     Span,
@@ -194,13 +197,25 @@ cdef class Call(Response):
             send_early_hints((<Connection*>self.connection).fd, list(headers))
 
     cdef int begin(self) except -1:
-        note_request(
+        cdef uint64_t now = monotonic_usec() if self.handler.multithread else self.loop.all.now
+        cdef const char* id = NULL
+        cdef Py_ssize_t id_size = 0
+        if self.request_id is not None:
+            id = <char*>PyUnicode_DATA(self.request_id)
+            id_size = PyUnicode_GET_LENGTH(self.request_id)
+        self.entry = note_request(
             self.loop.slot,
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
-            self.loop.all.now)
-        if self.loop.queue_limit and self.handler.turns_away(self, self.loop.queue_limit):
+            id, id_size, self.waiting_since, now)
+        self.number = self.loop.slot.requests
+        if self.handler.tell_id:
+            self.tell_id = True
+            self.environ["sockd.request_id"] = id_of(self, self.loop.slot)
+        if self.handler.turns_away(self.loop, self):
             return 0
+        self.begun_usec = now
+        enter_request(self, self.loop.slot)
         self.environ["wsgi.input"] = self.body
         if self.received >= 0:
             # RFC 9112 7.1.3: decoded, the body has a length and no coding any more.
@@ -214,6 +229,7 @@ cdef class Call(Response):
             # else what was written goes first, and pull() begins the iterable after it
         except BaseException:
             self._failed()
+        leave_request()
         if in_child:
             leave_child()
         return 0
@@ -272,6 +288,7 @@ cdef class Call(Response):
         return True
 
     cdef int pull(self) except -1:
+        enter_request(self, self.loop.slot)
         try:
             if self.written is not None:
                 self._send_written()
@@ -296,6 +313,8 @@ cdef class Call(Response):
                 self._add_piece(<bytes>data)
         except BaseException:
             self._failed()
+        finally:
+            leave_request()
         return 0
 
     cdef int _add_piece(self, bytes data) except -1:
@@ -372,6 +391,7 @@ cdef class Call(Response):
                 self.handler.report(f"{self.describe()}: {what}", exc_info, {
                     "HTTP_METHOD": self.method,
                     "HTTP_PATH": self.target.partition("?")[0],
+                    "SOCKD_REQUEST_ID": id_of(self, self.loop.slot),
                 })
             except MemoryError:
                 pass
@@ -386,6 +406,7 @@ cdef class Call(Response):
             self._close_files()
         self.iterable = self.iterator = self.written = self.body = self.spool = None
         if iterable is not None and type(iterable) is not list and type(iterable) is not tuple:
+            enter_request(self, self.loop.slot)
             try:
                 close = getattr(iterable, "close", None)
                 if close is not None:
@@ -395,6 +416,7 @@ cdef class Call(Response):
                     leave_child()
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
+            leave_request()
             if in_child:
                 leave_child()
         return 0
@@ -409,6 +431,9 @@ cdef class Call(Response):
                 except (OSError, MemoryError):
                     pass
         return 0
+
+    cdef object told(self):
+        return self.environ
 
     cdef str describe(self):
         return f"{self.method} {self.target}"
@@ -440,11 +465,13 @@ cdef class WSGIHandler(Handler):
     cdef readonly bint multithread
     cdef str root
     cdef bint early_hints
+    cdef bint tell_id
 
     def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
         self.root = settings.app.root_path.rstrip("/").encode().decode("latin-1")  # PEP 3333
         self.early_hints = settings.server.early_hints
+        self.tell_id = settings.server.request_id
         self.report = report
         self.multiprocess = multiprocess
         self.multithread = settings.threads > 1
@@ -498,6 +525,7 @@ cdef class WSGIHandler(Handler):
         cdef PyObject* earlier
         cdef Py_ssize_t count
         cdef uint32_t forwarded = 0
+        cdef str request_id = None
         if not self.templates:
             self._make_templates(loop)
         call = self.spare
@@ -541,10 +569,15 @@ cdef class WSGIHandler(Handler):
             environ["HTTP_HOST"] = _value(&_host, data, &head.authority)
         for i in range(head.count):
             field = &head.fields[i]
-            if field.id >= FORWARDED:
+            if field.id >= REQUEST_ID:
                 if not loop.trust.trusts(<str>peer[0]):
-                    continue
-                forwarded |= 1 << field.id
+                    if field.id >= FORWARDED:
+                        continue
+                elif field.id >= FORWARDED:
+                    forwarded |= 1 << field.id
+                elif field.id == REQUEST_ID or request_id is None:
+                    request_id = taken_id(
+                        _text(data, &field.value), field.id == TRACE_PARENT) or request_id
             name = _name(data + field.name.start, field.name.size)
             if name != NULL:
                 key = <str>name.key
@@ -559,12 +592,12 @@ cdef class WSGIHandler(Handler):
                 joint = "; " if field.id == COOKIE else ","
                 environ[key] = <str>earlier + joint + value
         call.reset(head.minor == 1, method == "HEAD", head.keep_alive)
+        call.request_id = request_id
         call.waiting_since = loop.all.now
         if forwarded & 1 << REQUEST_START:
-            if loop.queue_limit:
-                call.waiting_since -= min(
-                    call.waiting_since,
-                    <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
+            call.waiting_since -= min(
+                call.waiting_since,
+                <uint64_t>queued_usec(environ["HTTP_X_REQUEST_START"], realtime_usec()))
             forwarded ^= 1 << REQUEST_START
         if self.early_hints:
             environ["wsgi.early_hints"] = call.early_hints

@@ -32,6 +32,7 @@ class Engine:
     def __init__(self, app: Callable[..., Any], listener: socket.socket, settings: Settings):
         self.reports: list[tuple[str, Any]] = []
         self.listener = listener
+        self.threads = settings.threads
         self.board = Board.create(1)
         self.settings = settings
         run = self._make_loop(app)
@@ -72,6 +73,8 @@ class Engine:
         assert self.ended(), "the loop does not end"
         assert self.slot["connections"] == 0
         assert self.slot["active"] == 0
+        # A thread that outlives the loop has its request in hand still.
+        assert self.threads > 1 or self.board.in_hand(0) == []
         for end in (self._wake_here, self._wake_there, self.listener):
             end.close()
         for _, exc in self.reports:

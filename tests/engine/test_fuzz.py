@@ -72,7 +72,7 @@ def many(examples: int):
     return decorate
 
 
-@many(4000)
+@many(2000)
 @given(CONVERSATIONS)
 def test_what_is_valid_is_accepted_as_it_was_made(conversation: list[Made]) -> None:
     data = b"".join(one.wire for one in conversation)
@@ -86,7 +86,7 @@ def test_what_is_valid_is_accepted_as_it_was_made(conversation: list[Made]) -> N
     assert outcome.requests[-1].end == len(data)
 
 
-@many(8000)
+@many(3000)
 @given(mutated(), st.data())
 def test_every_split_has_one_verdict(data: bytes, draw: st.DataObject) -> None:
     cuts = draw.draw(st.lists(st.integers(0, len(data)), max_size=6))
@@ -99,7 +99,7 @@ def test_every_split_has_one_verdict(data: bytes, draw: st.DataObject) -> None:
 TIGHT = {"request_line": 24, "header_field": 24, "headers": 3, "head": 80, "body": 20}
 
 
-@many(12000)
+@many(5000)
 @given(mutated())
 def test_oracles_delimit_what_is_accepted_in_the_same_way(data: bytes) -> None:
     hold_against_oracles(data, sansio.read(data))

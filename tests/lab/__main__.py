@@ -1,12 +1,13 @@
-"""`python -m tests.lab up | stop | deb | reproduce`: what `make lab`, `make lab-stop`, `make deb`
-and `make reproduce` call.
+"""`python -m tests.lab up | stop | deb | reproduce | torture`: what `make lab`, `make lab-stop`,
+`make deb`, `make reproduce` and `make torture` call.
 
-SUITE in the environment names the Debian release.
+SUITE in the environment names the Debian release; MINUTES and FUZZ_SEED are for torture.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import select
 import signal
@@ -16,11 +17,15 @@ from pathlib import Path
 from tests.lab.image import SUITES
 from tests.lab.machine import Machine
 from tests.lab.package import deb, rebuilt
+from tests.lab.service import TORTURE, Service, push_torture
 from tests.lab.site import deploy, install_sockd
+from tests.lab.torture import Torture
+from tests.seed import SEED
 
 SUITE = os.environ.get("SUITE") or "trixie"
 MACHINE = Machine("lab", SUITE)
 PID = MACHINE.home / "pid"
+CLIENTS = 34  # of each kind
 
 
 def up() -> None:
@@ -75,6 +80,23 @@ def reproduce() -> None:
         )
 
 
+def torture(minutes: float) -> None:
+    """The torture client's whole mix; fails when a request does."""
+    with Machine("torture", SUITE) as machine:
+        install_sockd(machine)
+        push_torture(machine)
+        machine.run(*TORTURE, "--self-test")
+        print(f"torture: FUZZ_SEED={SEED}, {minutes:g} min on {SUITE}", flush=True)
+        for stops, share in ((False, 0.75), (True, 0.25)):
+            service = Service(machine, f"torture{stops:d}", 8100 + 3 * stops)
+            under = Torture(service, clients=CLIENTS, stops=stops)
+            under.deploy()
+            load = under.run(minutes * 60 * share, SEED)
+            print(json.dumps({"moves": under.made, **load.__dict__}, indent=1), flush=True)
+            load.assert_nothing_failed()
+            under.remove()
+
+
 def _running() -> int:
     """The pid of the `up` that is running, or 0."""
     try:
@@ -97,5 +119,7 @@ if __name__ == "__main__":
             print(deb(SUITE))
         case ["reproduce"]:
             reproduce()
+        case ["torture"]:
+            torture(float(os.environ.get("MINUTES") or 1))
         case _:
             raise SystemExit(__doc__)

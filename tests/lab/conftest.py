@@ -18,7 +18,7 @@ import pytest
 from tests.lab.image import SUITES
 from tests.lab.machine import CommandFailed, Machine
 from tests.lab.package import deb
-from tests.lab.service import LOAD, Service
+from tests.lab.service import Service, push_torture
 from tests.lab.site import deploy, install_sockd
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     try:
         machine.boot()
         install_sockd(machine)
-        machine.push(HERE / "load.py", LOAD)
+        push_torture(machine)
         yield machine
     except BaseException:
         config.stash[FAILED] = True
@@ -52,12 +52,12 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         machine.poweroff(keep=config.stash.get(FAILED, False))
 
 
-ports = itertools.count(8100, 2)
+ports = itertools.count(8100, 3)
 
 
 @pytest.fixture
 def service(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Service]:
-    """A name, a port and what a test does with them; removed after it."""
+    """A name, ports and what a test does with them; removed after it."""
     port = next(ports)
     service = Service(machine, f"app{port}", port)
     yield service

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.lab.image import ROOT
 from tests.lab.machine import Machine
 
-LOAD = "/root/load.py"
+TORTURE = ("env", "PYTHONPATH=/root", "python3", "-B", "-m", "torture")
+"""What `push_torture` has put into a machine."""
 
 ANSWERS_ITS_VERSION = """
 VERSION = "{version}"
@@ -27,7 +29,7 @@ def app(environ, start_response):
 @dataclass
 class Service:
     """NAME.socket and NAME.service on `machine`; nginx listens for it at `port`, and the socket
-    unit itself at `port` + 1 and /run/NAME.sock."""
+    unit itself at `port` + 1 and /run/NAME.sock. `port` + 2 is free."""
 
     machine: Machine
     name: str
@@ -90,12 +92,20 @@ class Service:
             check=check,
         )
 
+    def load(
+        self, url: str, clients: int = 4, kind: str = "close"
+    ) -> contextlib.AbstractContextManager[Load]:
+        """Clients that ask any application, again and again, for as long as the block lasts."""
+        return self.torture([(kind, clients, url)], "--plain", "--think=0", "--may-close")
+
     @contextlib.contextmanager
-    def load(self, url: str, *options: str) -> Iterator[Load]:
-        """Clients of `load` ask for as long as the block lasts; then its figures are there."""
+    def torture(self, clients: list[tuple[str, int, str]], *options: str) -> Iterator[Load]:
+        """Clients (kind, how many, URL) for as long as the block lasts; then what they saw is
+        there."""
+        asked = [f"{kind}:{count}@{url}" for kind, count, url in clients]
         pipe = subprocess.PIPE
         with self.machine.spawn(
-            *("python3", LOAD, url, *options), stdin=pipe, stdout=pipe, stderr=pipe
+            *TORTURE, *options, *asked, stdin=pipe, stdout=pipe, stderr=pipe
         ) as process:
             load = Load()
             try:
@@ -103,7 +113,7 @@ class Service:
                 assert process.poll() is None, process.communicate()
                 yield load
                 time.sleep(0.5)
-                out, err = process.communicate(timeout=90)
+                out, err = process.communicate(timeout=120)
             except BaseException:
                 process.kill()
                 raise
@@ -122,19 +132,20 @@ class Service:
 
 
 class Load:
-    """The figures of `load`, as attributes, once its block has ended."""
+    """The report of the torture client, as attributes, once its block has ended."""
 
-    requests: int
-    failed: int
-    failures: list[str]
-    longest: float
+    answered: int
+    wrong: list[str]
     answers: dict[str, int]
     last: str
-    elapsed: float
 
     def assert_nothing_failed(self, least: int = 100) -> None:
-        assert self.failed == 0, f"{self.failed} of {self.requests}: {self.failures}"
-        assert self.requests >= least, "too few requests to show anything"
+        assert self.wrong == []
+        assert self.answered >= least, "too few requests to show anything"
+
+
+def push_torture(machine: Machine) -> None:
+    machine.push(ROOT / "tests" / "torture", "/root/torture")
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:

@@ -26,7 +26,7 @@ def test_an_idle_service_ends_and_the_next_client_starts_it(service: Service) ->
 def test_clients_of_an_idle_service_are_all_answered(service: Service) -> None:
     service.configure(APP, 'timeouts.idle_exit = "50ms"\n')
     service.systemctl("start")
-    with service.load(service.direct, "--clients", "2") as load:
+    with service.load(service.direct, clients=2) as load:
         pass
     load.assert_nothing_failed(least=10)
 
@@ -41,7 +41,7 @@ def test_clients_of_an_idle_service_are_all_answered(service: Service) -> None:
 def test_workers_are_recycled_under_load(service: Service, settings: str, reason: str) -> None:
     service.configure(GROWS, settings)
     service.systemctl("start")
-    with service.load(service.url, "--clients", "4") as load:
+    with service.load(service.url) as load:
         wait_until(lambda: service.journal().count(f"({reason})") >= 8, "eight of them", 120)
     load.assert_nothing_failed()
     assert service.status()["respawns"] == 0
@@ -51,7 +51,7 @@ def test_a_reload_that_fails_in_the_warm_up(service: Service) -> None:
     service.configure(APP, 'app.warmup = ["/"]\n')
     service.systemctl("start")
     service.write("def app(environ, start_response):\n    raise OSError('no database')\n")
-    with service.load(service.url, "--clients", "4") as load:
+    with service.load(service.url) as load:
         assert service.systemctl("reload", check=False).returncode == 1
         done = service.machine.run("sockd", "reload", service.name, check=False)
     assert done.returncode == 1

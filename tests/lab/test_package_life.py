@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.lab.machine import Machine
 from tests.lab.package import deb
-from tests.lab.service import LOAD, Service, wait_until
+from tests.lab.service import Service, push_torture, wait_until
 
 APP = """
 import sockd
@@ -74,7 +74,7 @@ def apt(machine: Machine) -> Iterator[Apt]:
         made = Apt(own)
         package = deb(machine.suite)
         own.push(package, f"/root/{package.name}")
-        own.push(Path(__file__).with_name("load.py"), LOAD)
+        push_torture(own)
         yield made
 
 
@@ -121,19 +121,29 @@ def main_pid(machine: Machine, unit: str) -> str:
     return machine.out("systemctl", "show", "-P", "MainPID", unit)
 
 
-def test_upgrade_reloads_what_runs(installed: Apt) -> None:
+def masters_version(machine: Machine, name: str) -> str:
+    found = json.loads(machine.out("sockd", "status", name, "--json"))["sockd"]
+    assert isinstance(found, str)
+    return found
+
+
+def test_upgrade_makes_what_runs_the_new_version(installed: Apt) -> None:
     machine = installed.machine
     path = installed.repack("0.1.1")
     masters = [main_pid(machine, unit) for unit in ("sockd@blue", "green")]
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         _, output = installed.install(path)
     load.assert_nothing_failed()
     assert load.last == "0.1.1"
     assert set(load.answers) == {"0.1.0", "0.1.1"}
     assert answer(machine, "blue") == "0.1.1"
-    assert "Reloading sockd@blue.service\n" in output
-    assert "Reloading green.service\n" in output
+    for unit in ("sockd@blue", "green"):
+        assert f"Upgrading {unit}.service\n" in output
+        assert machine.out("systemctl", "show", "-P", "NRestarts", unit) == "0"
+        assert masters_version(machine, unit.removeprefix("sockd@")) == "0.1.1"
+        machine.run("systemctl", "reload", unit)
+    assert output.count("sockd: upgraded from sockd 0.1.0 to 0.1.1: generation 2 serves\n") == 2
     assert [main_pid(machine, unit) for unit in ("sockd@blue", "green")] == masters
     assert state(machine, "sockd@grey.service") == "inactive"
     assert answer(machine, "grey") == "0.1.1"
@@ -143,21 +153,26 @@ def test_upgrade_to_code_that_does_not_boot_leaves_the_old_serving(installed: Ap
     machine = installed.machine
     path = installed.repack("0.1.2", f"echo 1 / 0 >> {MODULES}/worker/process.py")
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         code, output = installed.install(path, check=False)
     load.assert_nothing_failed()
     assert code == 0, output
     assert set(load.answers) == {"0.1.0"}
     assert installed.installed() == "ii 0.1.2"
-    said = "could not be reloaded and serves on as before, with version 0.1.0"
+    said = "could not be upgraded to version 0.1.2; what served before serves on"
     assert f"sockd: sockd@blue.service {said}" in output
     assert f"sockd: green.service {said}" in output
-    assert answer(machine, "blue") == "0.1.0"
+    assert "ZeroDivisionError" in output
+    assert answer(machine, "blue") == masters_version(machine, "blue") == "0.1.0"
+    # Nor does a master of the old version begin a generation of the new one.
+    assert machine.run("systemctl", "reload", "green", check=False).returncode == 1
+    assert "`sockd upgrade` has the master follow" in machine.journal("-u", "green", "-o", "cat")
+    assert answer(machine, "green") == "0.1.0"
     assert state(machine, "sockd@blue.service") == "active"
 
     _, output = installed.install(installed.repack("0.1.3"))
     assert said not in output
-    assert answer(machine, "blue") == "0.1.3"
+    assert answer(machine, "blue") == masters_version(machine, "blue") == "0.1.3"
 
 
 @pytest.mark.parametrize("script", ["preinst", "postinst"])
@@ -165,7 +180,7 @@ def test_upgrade_that_dpkg_gives_up_leaves_the_old_serving(installed: Apt, scrip
     machine = installed.machine
     fail = f"printf '#!/bin/sh\\nexit 1\\n' > DEBIAN/{script}; chmod 755 DEBIAN/{script}"
     green = Service(machine, "green", 8099)
-    with green.load(green.direct, "--clients", "4") as load:
+    with green.load(green.direct) as load:
         code, output = installed.install(installed.repack("0.1.4", fail), check=False)
     assert code != 0, output
     load.assert_nothing_failed()

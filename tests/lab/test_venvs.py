@@ -132,7 +132,8 @@ def test_venv_with_another_version_of_sockd_is_refused(venv: Venv) -> None:
     venv.put_sockd(venv.machine.suite, "9.9.9")
     assert venv.refusal() == (
         f"{venv.path}/bin/python (Python {other_python.PYTHON[venv.machine.suite]}) "
-        "has sockd 9.9.9, but the master is sockd 0.1.0; install the same sockd there"
+        "has sockd 9.9.9, but the master is sockd 0.1.0; "
+        "install the same sockd there, or that one for the master and run `sockd upgrade`"
     )
 
 

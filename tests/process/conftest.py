@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+
+from tests.torture.client import Plan, Run
 
 PATIENCE = 30.0  # seconds; generous, since the machine may be busy
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +131,7 @@ class Service:
         self.longest_hold = 30.0
         self.stdin = subprocess.DEVNULL
         self.inherit: tuple[int, ...] = ()
+        self.program = [sys.executable, str(Path(__file__).parent / "run_master.py")]
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = directory / "log"
         self.seen: set[int] = set()
@@ -156,8 +158,7 @@ class Service:
             self.process = subprocess.Popen(
                 [
                     *(command or []),
-                    sys.executable,
-                    str(Path(__file__).parent / "run_master.py"),
+                    *self.program,
                     json.dumps(asked),
                 ],
                 stdin=self.stdin,
@@ -258,38 +259,29 @@ def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]
 
 
 class Load:
-    """Clients with a connection for each request, in threads, until told to end."""
+    """Clients that ask and never retry, for as long as a `with` lasts: `kind` as the torture
+    client's, here with any application."""
 
-    def __init__(self, service: Service, clients: int = 4, path: str = "/") -> None:
-        self.service = service
-        self.path = path
-        self.answers: list[tuple[float, str]] = []  # when it was sent, body
-        self.failures: list[str] = []
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+    def __init__(
+        self, service: Service, clients: int = 4, path: str = "/", kind: str = "close"
+    ) -> None:
+        plan = Plan([(kind, clients, f"unix:{service.bind}?{path}")], plain=True, think=0)
+        self._run = Run(plan)
+        self._beside = self._run.beside()
+        self.answers = self._run.answers  # when it was asked, text
 
-    def _run(self) -> None:
-        while not self._end.is_set():
-            began = time.monotonic()
-            try:
-                code, body = self.service.get(self.path)
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-                continue
-            if code == 200:
-                self.answers.append((began, body))
-            else:
-                self.failures.append(f"{code} {body}")
+    @property
+    def failures(self) -> list[str]:
+        """Connections that ended without a word are among them."""
+        ledger = self._run.ledger
+        return [*ledger.failures, *ledger.ends, *ledger.strays]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._beside.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
+        self._beside.__exit__(None, None, None)
 
 
 class Manager:
@@ -310,6 +302,10 @@ class Manager:
 
     def expect(self, line: str) -> None:
         eventually(lambda: line in self.read())
+
+    def expect_after(self, start: int, line: str) -> None:
+        """Among the lines from number `start` on."""
+        eventually(lambda: line in self.read()[start:])
 
 
 @pytest.fixture

@@ -8,18 +8,25 @@ from pathlib import Path
 
 from sockd import config, journal
 from sockd.errors import SockdError
-from sockd.master import fleet, loop
+from sockd.master import fleet, loop, upgrade
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
+
+    def load() -> config.Config:
+        path = Path(asked["config"]) if asked["config"] else None
+        return config.load(path=path, overrides=asked["settings"])
+
+    if sys.argv[2:]:
+        flag, fd = sys.argv[2:]
+        assert flag == upgrade.FLAG
+        print(upgrade.prove(int(fd), load))
+        sys.exit()
     if asked["deaf"]:
         fleet.Fleet._tick = lambda self, event, now: None
     try:
         code = loop.serve(
-            lambda: config.load(
-                path=Path(asked["config"]) if asked["config"] else None,
-                overrides=asked["settings"],
-            ),
+            load,
             longest_hold=asked["longest_hold"],
             watch=asked["watch"],
         )

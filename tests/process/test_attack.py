@@ -27,7 +27,7 @@ def test_slowhttptest(service: Service, threads: int, attack: str) -> None:
         page = "big" if attack == "-X" else ""
         url = f"http://127.0.0.1:{attacked.port}/{page}"
         report = subprocess.run(
-            ["slowhttptest", attack, "-c500", "-r500", "-i1", "-l6", "-u", url],
+            ["slowhttptest", attack, "-c500", "-r500", "-i1", "-l3", "-u", url],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -38,7 +38,9 @@ class TestAnswers:
         assert content["pid"] == service.pid
         assert content["state"] == "serving"
         assert content["generation"] == 1
-        assert content["listeners"] == [{"name": "app", "address": service.bind}]
+        (listener,) = content["listeners"]
+        assert (listener["name"], listener["address"]) == ("app", service.bind)
+        assert listener["queue"] == 0
         assert content["uptime_usec"] > 0
         assert [worker["id"] for worker in content["workers"]] == ["1.1", "1.2"]
         assert sum(worker["requests"] for worker in content["workers"]) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -12,22 +13,22 @@ import pytest
 
 from .conftest import PATIENCE, Service, eventually
 
-BUSY = 4.0  # seconds that the application takes: what is answered before is answered beside it
-
-APP = f"""
-import ctypes, os, time
+APP = """
+import ctypes, os, select
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
-    if path == "/sleep":
-        time.sleep({BUSY})
-    elif path == "/spin":
-        until = time.monotonic() + {BUSY}
-        while time.monotonic() < until:
-            pass
-    elif path == "/gil":  # a C call that does not let go of the interpreter's lock
-        ctypes.PyDLL(None).usleep({int(BUSY * 1e6)})
-    body = f"{{path}} {{os.getpid()}}".encode()
+    if path in ("/sleep", "/spin", "/gil"):  # until the test writes a byte
+        hold = os.open("HOLD", os.O_RDWR)
+        if path == "/spin":
+            while not select.select([hold], [], [], 0)[0]:
+                pass
+        if path == "/gil":  # a C call that does not let go of the interpreter's lock
+            ctypes.PyDLL(None).read(hold, ctypes.create_string_buffer(1), 1)
+        else:
+            os.read(hold, 1)
+        os.close(hold)
+    body = f"{path} {os.getpid()}".encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
@@ -45,27 +46,44 @@ def path(request: pytest.FixtureRequest, service: Service) -> str:
 
 
 def start(service: Service) -> None:
-    service.write(APP)
+    hold = service.directory / "hold"
+    os.mkfifo(hold)
+    service.write(APP.replace("HOLD", str(hold)))
     service.settings.update({"server.health": "/healthz"})
     service.start().ready()
 
 
+class Busy:
+    """Requests that the application is in the middle of, and what each was answered in the end."""
+
+    def __init__(self, service: Service, path: str, clients: int) -> None:
+        self.answers: list[str] = []
+        self._hold = os.open(service.directory / "hold", os.O_RDWR)
+        self.held = [
+            threading.Thread(target=lambda: self.answers.append(service.get(path)[1]))
+            for _ in range(clients)
+        ]
+        for thread in self.held:
+            thread.start()
+
+    def release(self) -> None:
+        os.write(self._hold, b"x" * len(self.held))
+        for thread in self.held:
+            thread.join(PATIENCE)
+        os.close(self._hold)
+        self.held = []
+
+
 @contextmanager
-def keep_busy(service: Service, path: str, clients: int = 1) -> Iterator[list[str]]:
-    """The application is in the middle of a long request."""
-    answers: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(service.get(path)[1]))
-        for _ in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
-    active = lambda: sum(w["active"] for w in service.status()["workers"])  # noqa: E731
-    eventually(lambda: active() == clients)
-    time.sleep(0.1)
-    yield answers
-    for thread in threads:
-        thread.join(PATIENCE)
+def keep_busy(service: Service, path: str, clients: int = 1) -> Iterator[Busy]:
+    busy = Busy(service, path, clients)
+    try:
+        eventually(lambda: sum(w["active"] for w in service.status()["workers"]) == clients)
+        time.sleep(0.1)
+        yield busy
+    finally:
+        if busy.held:
+            busy.release()
 
 
 def talk(service: Service, *pieces: bytes) -> bytes:
@@ -86,7 +104,7 @@ def test_health_is_answered_beside_a_busy_application(service: Service, path: st
     kept = service.connect()
     kept.request("GET", "/")
     kept.getresponse().read()
-    with keep_busy(service, path) as answers:
+    with keep_busy(service, path) as busy:
         for _ in range(5):
             assert service.get("/healthz") == (200, "ok\n")
         kept.request("GET", "/healthz")
@@ -105,13 +123,14 @@ def test_health_is_answered_beside_a_busy_application(service: Service, path: st
             early = b""
             while early.count(b"ok\n") < 2:
                 early += client.recv(65536)
-            assert not answers, "that was the loop, not the helper"
+            assert not busy.answers, "that was the loop, not the helper"
             client.sendall(last[10:])
+            busy.release()
             while piece := client.recv(65536):
                 early += piece
             assert early.count(b"200 OK") == 3
             assert b"\r\n\r\n/ " in early
-    assert len(answers) == 1
+    assert len(busy.answers) == 1
     kept.request("GET", "/")
     assert kept.getresponse().status == 200
     kept.close()
@@ -149,14 +168,14 @@ def test_refusals_wait_for_the_loop_and_late_heads_do_not(service: Service) -> N
         client.settimeout(PATIENCE)
         client.connect(service.bind)
     eventually(lambda: service.status()["workers"][0]["connections"] == 3)
-    with keep_busy(service, "/sleep") as answers:
+    with keep_busy(service, "/sleep") as busy:
         begun = (b"GET / HTTP/1.1\r\n", b"GE", b"\0\r\n\r\n")
         for client, text in zip(waiting, begun, strict=True):
             client.sendall(text)
         for client in waiting[:2]:
             assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert client.recv(65536) == b""
-        assert not answers
+        assert not busy.answers
     assert waiting[2].recv(65536).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     for client in waiting:
         client.close()
@@ -168,20 +187,20 @@ def test_refusals_wait_for_the_loop_and_late_heads_do_not(service: Service) -> N
 def test_health_beside_threads_that_are_all_busy(service: Service) -> None:
     service.settings.update({"workers": 1, "threads": 2})
     start(service)
-    with keep_busy(service, "/sleep", clients=2) as answers:
+    with keep_busy(service, "/sleep", clients=2) as busy:
         for _ in range(20):
             assert service.get("/healthz") == (200, "ok\n")
-        assert not answers
-    assert len(answers) == 2
+        assert not busy.answers
+    assert len(busy.answers) == 2
 
 
 def test_a_busy_worker_takes_nothing_that_another_could(service: Service) -> None:
     start(service)
-    with keep_busy(service, "/sleep") as answers:
+    with keep_busy(service, "/sleep") as busy:
         for _ in range(50):
             assert service.get("/")[0] == 200
             assert service.get("/healthz") == (200, "ok\n")
-        assert not answers
+        assert not busy.answers
 
 
 def test_draining_is_503(service: Service) -> None:
@@ -190,13 +209,13 @@ def test_draining_is_503(service: Service) -> None:
     kept = service.connect()
     kept.request("GET", "/healthz")
     assert kept.getresponse().read() == b"ok\n"
-    with keep_busy(service, "/sleep") as answers:
+    with keep_busy(service, "/sleep") as busy:
         service.send(1)  # HUP: the old worker drains, an idle connection is answered once more
         eventually(lambda: len(service.workers()) == 1 and "1.1" not in service.workers())
         kept.request("GET", "/healthz")
         response = kept.getresponse()
         assert response.status == 503
         assert response.getheader("Connection") == "close"
-        assert not answers
+        assert not busy.answers
         assert service.get("/healthz") == (200, "ok\n")
-    assert len(answers) == 1
+    assert len(busy.answers) == 1

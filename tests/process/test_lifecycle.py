@@ -42,7 +42,7 @@ def busy(service: Service, path: str) -> tuple[threading.Thread, list[object]]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    eventually(lambda: any(w["request"] for w in service.status()["workers"]))
+    eventually(lambda: any(w["in_hand"] for w in service.status()["workers"]))
     return thread, outcome
 
 
@@ -171,7 +171,8 @@ class TestStart:
         eventually(listen.exists)
         assert service.get()[0] == 200
         service.ready()
-        assert service.status()["listeners"] == [{"name": "web", "address": str(listen)}]
+        (listener,) = service.status()["listeners"]
+        assert (listener["name"], listener["address"]) == ("web", str(listen))
         assert service.stop() == 0
         assert listen.exists()  # systemd's, so not ours to remove
 

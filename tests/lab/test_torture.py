@@ -1,0 +1,33 @@
+"""Everything at once, for a while; `make torture` goes on for as long as it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.machine import Machine
+from tests.lab.service import TORTURE, Service
+from tests.lab.torture import Torture
+from tests.seed import SEED
+
+SECONDS = 15
+
+
+@pytest.fixture(params=[False, True], ids=["runs", "stops"])
+def torture(service: Service, request: pytest.FixtureRequest) -> Iterator[Torture]:
+    made = Torture(service, stops=request.param)
+    made.deploy()
+    yield made
+    made.remove()
+
+
+def test_the_client_sees_what_is_lost(machine: Machine) -> None:
+    """There, with that Python: one reset and one double execution."""
+    machine.run(*TORTURE, "--self-test")
+
+
+def test_nothing_is_lost(torture: Torture) -> None:
+    load = torture.run(SECONDS, SEED)
+    print(torture.made, load.__dict__)
+    load.assert_nothing_failed()
