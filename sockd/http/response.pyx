@@ -231,7 +231,7 @@ cdef class Response:
         self.tell_id = False
         self.headers = None
         self.thread = -1
-        self.in_pool = self.closed = self.awaits_body = False
+        self.in_pool = self.closed = self.light = self.awaits_body = False
         self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only

@@ -32,6 +32,7 @@ from sockd.master.events import (
     ServerClosed,
     Spawned,
     SpawnFailed,
+    TimedOut,
     Unshareable,
     Upkeep,
     Words,
@@ -62,7 +63,8 @@ def plan(settings: Settings, activated: bool) -> Plan:
         recycle.jitter / 100,
         settings.timeouts.idle_exit if activated else 0.0,
     )
-    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
+    timeouts = settings.timeouts
+    return Plan(workers, timeouts.boot, timeouts.drain, upkeep, room, timeouts.request)
 
 
 def identity_of(settings: Settings) -> Identity | None:
@@ -282,8 +284,7 @@ class ForkServer:
 
     def dumped(self) -> str:
         """The stacks that it wrote, bounded; empty when it could not."""
-        size = os.fstat(self._dump).st_size
-        return bounded(os.pread(self._dump, size, 0).decode(errors="replace"))
+        return written(self._dump)
 
     def kill(self) -> None:
         for end in (os.killpg, os.kill):
@@ -295,6 +296,11 @@ class ForkServer:
         if self._dump >= 0:
             os.close(self._dump)
             self._dump = -1
+
+
+def written(fd: int) -> str:
+    """What a process has written into that file, bounded."""
+    return bounded(os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace"))
 
 
 def _left(words: messages.Message) -> Left:
@@ -311,6 +317,7 @@ class Lifeline:
         self.socket = sock
         self.pid: int | None = None
         self.open = True
+        self._stacks = -1
 
     @classmethod
     def inherited(cls, state: LifelineState) -> Self:
@@ -333,7 +340,7 @@ class Lifeline:
         events: list[Event] = []
         while True:
             try:
-                message, _ = messages.receive(self.socket)
+                message, descriptors = messages.receive(self.socket)
             except BlockingIOError:
                 return events, True
             except (OSError, ValueError):
@@ -343,11 +350,29 @@ class Lifeline:
             if "ready" in message:
                 private, shared = message.get("memory") or (0, 0)
                 events.append(Ready(self.worker, message["ready"], private, shared))
+            elif "timeout" in message:
+                request = message["timeout"]
+                self._keep(descriptors)
+                able, patience = request.get("able", False), request.get("patience", 0.0)
+                events.append(TimedOut(self.worker, request, able, patience))
             elif "draining" in message:
                 events.append(Draining(self.worker))
             elif "failed" in message:
                 failed = message["failed"]
                 events.append(Words(self.worker, failed["message"], failed["detail"]))
 
+    def _keep(self, descriptors: list[int]) -> None:
+        for fd in descriptors:
+            if self._stacks >= 0:
+                os.close(self._stacks)
+            self._stacks = fd
+
+    def stacks(self) -> str:
+        """Those that the worker has written, bounded; empty when it has not."""
+        return written(self._stacks) if self._stacks >= 0 else ""
+
     def close(self) -> None:
         self.socket.close()
+        if self._stacks >= 0:
+            os.close(self._stacks)
+            self._stacks = -1

@@ -399,6 +399,7 @@ cdef class ASGIHandler(TaskHandler):
         self.raw_root = self.root.encode()
         self.early_hints = settings.server.early_hints
         self.tell_id = settings.server.request_id
+        self.request_seconds = settings.timeouts.request
         self.deflate = Deflate() if settings.websocket.compression else None
         self.message_limit = settings.websocket.message
         self.ping = settings.websocket.ping
@@ -446,6 +447,7 @@ cdef class ASGIHandler(TaskHandler):
         call.scope = self._scope(<Guest>loop, c, data, call)
         call.reset(head.minor == 1, call.method == "HEAD", head.keep_alive)
         call.request_id = call.given_id
+        call.light = True
         return call
 
     cdef Exchange _open_session(self, Guest loop, Connection* c, const char* data):
@@ -458,6 +460,7 @@ cdef class ASGIHandler(TaskHandler):
         scope = self._scope(loop, c, data, session)
         session.reset(c.head.minor == 1, False, c.head.keep_alive)
         session.request_id = session.given_id
+        session.light = True
         try:
             session.opening = Opening(
                 session.method.encode("latin-1"), c.head.minor, scope["headers"],

@@ -27,7 +27,8 @@ from sockd.worker import convention, messages, warmup
 from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
-from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
+from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
+from sockd.worker.overruns import Overruns
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
 GRACE = 1.0  # seconds after the drain deadline to end by itself
@@ -35,7 +36,7 @@ GRACE = 1.0  # seconds after the drain deadline to end by itself
 
 class Worker:
     def __init__(self, spec: Spec, serial: int, lifeline: socket.socket, dump: int) -> None:
-        """`dump` is where its stack goes when it does not become ready."""
+        """`dump` is where its stacks go until it is ready."""
         self.spec = spec
         self.id = f"{spec.generation}.{serial}"
         self.lifeline = lifeline
@@ -75,8 +76,7 @@ class Worker:
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
-        faulthandler.unregister(DUMP_SIGNAL)
-        os.close(self.dump)
+        self._keep_deadlines()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
         self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
         # A generation takes over as a whole: until it does, its workers do not accept.
@@ -131,6 +131,16 @@ class Worker:
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGINT, self._on_quit)
         signal.signal(signal.SIGQUIT, self._on_quit)
+
+    def _keep_deadlines(self) -> None:
+        """From here on its stacks are its own affair: a request's that does not end."""
+        assert self.loop
+        earlier, self.dump = self.dump, move(os.memfd_create("sockd-stacks", os.MFD_CLOEXEC))
+        faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
+        os.close(earlier)
+        self.loop.overruns = Overruns(self._say)
+        self.loop.arm(INTERRUPT_SIGNAL, DUMP_SIGNAL, self.dump)
+        signal.signal(INTERRUPT_SIGNAL, self.loop.interrupted)
 
     def _run_hook(self, hook: str) -> None:
         assert self.app
@@ -224,9 +234,11 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message) -> None:
+    def _say(self, message: messages.Message) -> bool:
         with contextlib.suppress(OSError):  # its end tells what that means
             messages.send(self.lifeline, message)
+            return True
+        return False
 
 
 def report(message: str, exc_info: Any, fields: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.http.guest cimport Guest
 from sockd.http.loop cimport Handler
@@ -7,7 +7,9 @@ from sockd.http.response cimport Response
 
 cdef class TaskHandler(Handler):
     cdef readonly object application
-    cdef readonly set exchanges
+    cdef readonly dict exchanges
+    cdef double request_seconds
+    cdef object timer
     cdef object host
     cdef object context
     cdef object task_type
@@ -16,6 +18,7 @@ cdef class TaskHandler(Handler):
     cdef object line
 
     cdef int next_in_line(self) except -1
+    cdef int watch(self) except -1
 
 
 cdef class Exchange(Response):
@@ -30,6 +33,8 @@ cdef class Exchange(Response):
     cdef bint beginning
     cdef int pieces  # given since the task was last at a halt
     cdef bint gone
+    cdef bint late
+    cdef uint64_t watched_usec
     cdef list readers
     cdef list writers
 
@@ -40,6 +45,8 @@ cdef class Exchange(Response):
     cdef object next_event(self)
     cdef bint may_send(self) noexcept
     cdef bint take(self, object message) except -1
+    cdef bint is_timed(self) noexcept
+    cdef int end_late(self) except -1
     cdef int returned(self) except -1
     cdef int failed(self, object error) except -1
     cdef int send_out(self) except -1

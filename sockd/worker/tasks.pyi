@@ -6,5 +6,5 @@ from sockd.http.loop import Handler
 class ClientDisconnected(OSError): ...
 
 class TaskHandler(Handler):
-    exchanges: set[Any]
+    exchanges: dict[Any, None]
     def cancel(self) -> list[asyncio.Task[None]]: ...

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import inspect
 import sys
+import traceback
 from collections import deque
 
 from cpython.ref cimport Py_DECREF, PyObject
@@ -231,7 +232,8 @@ cdef class TaskHandler(Handler):
         self.application = application
         self.report = report
         self.streams = True
-        self.exchanges = set()
+        self.exchanges = {}  # in the order of their start
+        self.timer = None
         self.host = host
         self.context = contextvars.copy_context()
         self.line = deque()
@@ -249,6 +251,31 @@ cdef class TaskHandler(Handler):
                 break
         return 0
 
+    cdef int watch(self) except -1:
+        """Look again when the time of a request can be over: one timer for all of them."""
+        self.timer = self.host.call_later(self.request_seconds, self._look)
+        return 0
+
+    def _look(self):
+        cdef Exchange exchange
+        cdef uint64_t span = <uint64_t>(self.request_seconds * 1e6)
+        cdef uint64_t now = monotonic_usec()
+        cdef uint64_t earliest = 0
+        self.timer = None
+        for exchange in list(self.exchanges):
+            if not exchange.is_timed():
+                continue
+            if exchange.awaits_body:
+                exchange.watched_usec = now  # its client is waited for: that has a time of its own
+            if exchange.watched_usec + span <= now:
+                exchange.end_late()
+            elif earliest == 0 or exchange.watched_usec < earliest:
+                earliest = exchange.watched_usec
+        if earliest:
+            self.timer = self.host.call_later((earliest + span - now) / 1e6 + 0.001, self._look)
+        elif self.exchanges:
+            self.watch()
+
     def cancel(self):
         """Cancel what still runs; how many that were."""
         running = [exchange.task for exchange in self.exchanges if exchange.task is not None]
@@ -264,7 +291,7 @@ cdef class Exchange(Response):
         self.loop = loop
         self.handler = handler
         self.of_task = True
-        self.gone = self.beginning = False
+        self.gone = self.beginning = self.late = False
         self.readers = self.writers = None
 
     # -- what the application awaits ---------------------------------------------------------
@@ -406,7 +433,10 @@ cdef class Exchange(Response):
         if handler.turns_away(self.loop, self):
             return self.send_out()
         self.begun_usec = monotonic_usec()
-        handler.exchanges.add(self)
+        self.watched_usec = self.begun_usec
+        handler.exchanges[self] = None
+        if handler.request_seconds and handler.timer is None:
+            handler.watch()
         try:
             found = handler.application(self.scope, self.receive, self.respond)
             self.coroutine = found if is_coroutine(found) else _await(found)
@@ -466,9 +496,11 @@ cdef class Exchange(Response):
     cdef int _finish_task(self, object error) except -1:
         """The application has returned, or raised `error`."""
         self.coroutine = self.task = None
-        self.handler.exchanges.discard(self)
+        self.handler.exchanges.pop(self, None)
         try:
-            if error is None:
+            if self.late:
+                pass  # it was answered, and told
+            elif error is None:
                 self.returned()
             else:
                 self.failed(error)
@@ -479,6 +511,30 @@ cdef class Exchange(Response):
             self.handler.next_in_line()
         if self.loop.draining:
             self.loop.poke()
+        return 0
+
+    cdef bint is_timed(self) noexcept:
+        """Whether the application owes the beginning of a response."""
+        return not self.late and not self.complete and not self.head_written
+
+    cdef int end_late(self) except -1:
+        """`timeouts.request` is over: answer in the application's place, and cancel it."""
+        cdef object waits = self.coroutine
+        stack = []
+        while waits is not None and getattr(waits, "cr_frame", None) is not None:
+            stack += traceback.format_stack(waits.cr_frame, 1)
+            waits = waits.cr_await
+        self.late = True
+        self.loop.slot.exceptions += 1
+        self.tell(
+            f"not answered after {self.handler.request_seconds:g} s (timeouts.request)\n"
+            "Stack of its task (most recent call last):\n" + "".join(stack).rstrip(), None, "3")
+        if self.connection != NULL:
+            self.keep_alive = False
+            self.fail(504)
+            self.send_out()
+        if self.task is not None:
+            self.task.cancel()
         return 0
 
     cdef int returned(self) except -1:

@@ -146,6 +146,7 @@ cdef class Call(Response):
     # As they came: environ is the application's to change.
     cdef str method
     cdef str target
+    cdef str client
     cdef list written
     cdef Py_ssize_t written_size
     cdef object spool
@@ -239,6 +240,7 @@ cdef class Call(Response):
         cdef object iterable = self.iterable
         cdef bytes piece
         if type(iterable) is list or type(iterable) is tuple:
+            self.light = True
             if len(iterable) == 1:
                 piece = self._piece(iterable[0])
                 self._check_started()
@@ -373,6 +375,9 @@ cdef class Call(Response):
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
         if in_child:
             leave_child()
+        if self.loop.hush(self):
+            self.fail(504)  # the master tells of it
+            return 0
         if self.stream is not None and isinstance(sys.exc_info()[1], OSError) and (
             (<Stream>self.stream).cut or (<Stream>self.stream).verdict
         ):
@@ -414,6 +419,8 @@ cdef class Call(Response):
             except BaseException:
                 if in_child:
                     leave_child()
+                if self.loop.hush(self):
+                    return 0
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
             leave_request()
@@ -558,11 +565,12 @@ cdef class WSGIHandler(Handler):
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = target
+        peer = peer_of(c)
         call.method = method
         call.target = target
+        call.client = <str>peer[0]
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-        peer = peer_of(c)
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = peer[1]
         if head.authority.size:
@@ -603,8 +611,13 @@ cdef class WSGIHandler(Handler):
             environ["wsgi.early_hints"] = call.early_hints
         if forwarded:
             self._apply_origin(environ, forwarded, loop.trust)
+            call.client = <str>environ["REMOTE_ADDR"]
         elif not peer[0]:
             self._apply_host(environ, "")
+        call.words.method = <PyObject*>method
+        call.words.target = <PyObject*>target
+        call.words.client = <PyObject*>call.client
+        call.words.id = <PyObject*>call.request_id if call.request_id is not None else NULL
         return call
 
     cdef _take_root(self, dict environ):

@@ -504,3 +504,34 @@ def test_health_while_the_event_loop_is_blocked(tasks) -> None:
             assert read_response(kept)[2] == b"ok\n"
         go.set()
         assert read_response(busy)[0] == 200
+
+
+def test_a_request_that_takes_too_long(tasks) -> None:
+    async def deep() -> None:
+        await asyncio.sleep(60)
+
+    ended: list[str] = []
+
+    async def app(scope, receive, send) -> None:
+        if scope["path"] == "/stream":
+            await answer(send, b"begun", more=True)
+            await asyncio.sleep(1)
+            return await send({"type": "http.response.body", "body": b"done"})
+        try:
+            await deep()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    engine = tasks(app, timeouts_request=0.3)
+    with engine.connect() as streaming:
+        streaming.sendall(get("/stream", CLOSE))
+        told = engine.talk(get("/slow"))
+        assert told.startswith(b"HTTP/1.1 504 ")
+        assert b"Connection: close" in told
+        assert eventually(lambda: ended == ["cancelled"])
+        assert read_all(streaming).endswith(b"4\r\ndone\r\n0\r\n\r\n")
+    text = engine.reports[0][0]
+    assert text.startswith("GET /slow: not answered after 0.3 s (timeouts.request)")
+    assert "in deep" in text
+    assert len(engine.reports) == 1
