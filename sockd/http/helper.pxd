@@ -45,6 +45,7 @@ cdef struct Helper:
     int epoll
     int wake
     bint running
+    bint guest  # the loop is one of another event loop, which does not tell when it is away
     pthread_t thread
     char* scratch
 

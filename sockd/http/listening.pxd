@@ -16,6 +16,9 @@ cdef enum Nothing:
     TRY_AGAIN = -2
 
 
+cdef void nudge_by(int fd) noexcept nogil
+
+
 cdef class Listening:
     cdef int fds[LISTENERS]
     cdef int count

@@ -39,16 +39,24 @@ cdef extern from "unistd.h" nogil:
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <signal.h>
     #include <string.h>
+    #include <sys/eventfd.h>
     #include <sys/syscall.h>
     #include <unistd.h>
 
     static volatile sig_atomic_t nudged = 0;
+    static volatile sig_atomic_t wakes = -1;
 
     static void on_nudge(int sig) {
         (void)sig;
         nudged = 1;
+        if (wakes >= 0) {
+            int error = errno;
+            eventfd_write(wakes, 1);
+            errno = error;
+        }
     }
 
     /* SIGURG is ignored by default, so a nudge harms nobody. It interrupts epoll_wait(2) always, and
@@ -63,6 +71,10 @@ cdef extern from *:
         }
     }
 
+    static void wake_by(int fd) {
+        wakes = fd;
+    }
+
     static void nudge(pid_t pid) {
         syscall(SYS_tgkill, pid, pid, SIGURG);  /* its main thread, where the loop is */
     }
@@ -75,6 +87,7 @@ cdef extern from *:
     """
     void heed_nudges() nogil
     void nudge(int pid) nogil
+    void wake_by(int fd) nogil
     int c_was_nudged "was_nudged"() nogil
 
 cdef enum:
@@ -91,6 +104,12 @@ cdef enum:
     UNSHARED_USEC = 100000
     # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
     SHORT_USEC = 20000
+
+
+cdef void nudge_by(int fd) noexcept nogil:
+    """Have each nudge count in `fd` (eventfd(2)), for who does not wait in epoll_wait(2) himself; -1
+    for no more."""
+    wake_by(fd)
 
 
 cdef class Listening:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import select
 import signal
 import socket
 import time
@@ -24,14 +23,13 @@ from sockd import journal, linux, loader, memory
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
-from sockd.worker import messages, warmup
+from sockd.worker import convention, messages, warmup
 from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
 from sockd.worker.overruns import Overruns
 from sockd.worker.stacks import told
-from sockd.worker.wsgi import WSGIHandler
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
 GRACE = 1.0  # seconds after the drain deadline to end by itself
@@ -45,6 +43,7 @@ class Worker:
         self.lifeline = lifeline
         self.dump = dump
         self.app: Application | None = None
+        self.convention: convention.Convention | None = None
         self.loop: Loop | None = None
         self.access: AccessLog | None = None
         self.serving = False
@@ -68,9 +67,10 @@ class Worker:
             self.app = app or self._import([*listeners, *channel])
             self._take_signals()
             self.app.run("after_fork")
-            warmup.run(self.app.callable, self.spec.settings)
-            handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
-            self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
+            self.convention = convention.of(self.app, self.spec.settings)
+            self.convention.start()
+            warmup.run(self.convention, self.spec.settings)
+            self.loop = self.convention.loop(listeners, self.spec.settings, board, slot, report)
             give, take = channel
             self.loop.join(give.fileno(), take.fileno(), outlives=self.spec.outlives)
             if self.spec.settings.log.access != "off":
@@ -83,13 +83,14 @@ class Worker:
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
         ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
         self._say(ready, [self.dump])
-        self._wait_to_serve()
+        # A generation takes over as a whole: until it does, its workers do not accept.
+        self.convention.wait([self.lifeline.fileno(), self.wake_read], self._may_go_on)
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
             self.loop.hold(self.lifeline.fileno())
             self.loop.watch(self.wake_read, self._awake)
             try:
-                self.loop.run()
+                self.convention.run(self.loop)
             except Exception as error:
                 self._last_words(error)
                 return INTERNAL
@@ -105,6 +106,7 @@ class Worker:
                     "drain deadline, as the handover channel had no room for them",
                 )
         self._awake()  # a loop without clients ends before it comes to that
+        self.convention.stop()
         self._run_hook("on_exit")
         # The interpreter's end restores default actions: a late signal must not look like a death.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -157,15 +159,10 @@ class Worker:
         except AppError as error:
             journal.log(journal.ERR, f"worker {self.id}: {error}\n{error.detail}".rstrip())
 
-    def _wait_to_serve(self) -> None:
-        """A generation takes over as a whole: until it does, its workers do not accept."""
-        poll = select.poll()
-        poll.register(self.lifeline, select.POLLIN)
-        poll.register(self.wake_read, select.POLLIN)
-        while not (self.serving or self.ending):
-            poll.poll()
-            self._awake()
-            self._hear()
+    def _may_go_on(self) -> bool:
+        self._awake()
+        self._hear()
+        return self.serving or self.ending
 
     def _hear(self) -> None:
         """What the master says."""
@@ -237,6 +234,9 @@ class Worker:
             )
         # The loop stops accepting in its next turn, and this wakes it for that.
         self.unsaid = True
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self.wake_write, b"\0")
 
@@ -245,6 +245,7 @@ class Worker:
         linux.set_deadline(GRACE)
         if self.loop:
             self.loop.stop()
+        self._wake()
 
     def _last_words(self, error: Exception) -> None:
         if isinstance(error, AppError):
