@@ -53,7 +53,7 @@ def test_one_that_can_serve_is_replaced_first() -> None:
     assert world.tell(TimedOut(ONE, request(), True)) == [Spawn(TWO, 1)]
     assert world.states() == {"1.1": "ready", "1.2": "spawning"}
     # What else it has in hand has its own deadline.
-    assert world.come_up(1, 2) == [Serve(TWO), Drain(ONE, 61.0, False)]
+    assert world.come_up(1, 2) == [Serve(TWO), Drain(ONE, 61.0, False, True)]
     world.die(1, 1, 0)
     assert world.states() == {"1.2": "ready"}
     (note,) = entries(world)
@@ -79,7 +79,7 @@ def test_many_in_one_worker_replace_it_once() -> None:
 def test_one_whose_threads_are_all_lost_does_not_wait_for_its_replacement() -> None:
     world = World().boot()
     decisions = world.tell(TimedOut(ONE, request("thread"), False))
-    assert decisions == [Drain(ONE, GRACE, False), Spawn(WorkerId(1, 3), 2)]
+    assert decisions == [Drain(ONE, GRACE, False, True), Spawn(WorkerId(1, 3), 2)]
     assert kinds(world.wait(2 * GRACE)) == [KillWorker]
     assert kinds(world.die(1, 1)) == [Release]
     assert len(entries(world)) == 1
