@@ -34,6 +34,7 @@ cdef struct Slot:
     uint64_t connections
     uint64_t active
     uint64_t request_started_usec
+    uint64_t deadline_usec
     uint64_t requests
     uint64_t responses_4xx
     uint64_t responses_5xx

@@ -37,13 +37,15 @@ STATES = ("free", "booting", "ready", "draining")
 
 FIELDS = (
     "state", "generation", "worker", "pid", "started_usec", "beat_usec",
-    "connections", "active", "request_started_usec",
+    "connections", "active", "request_started_usec", "deadline_usec",
     "requests", "responses_4xx", "responses_5xx", "exceptions", "refused", "turned_away",
     "bytes_in", "bytes_out", "handed_over", "taken_over", "stolen", "access_lost",
     "duration_usec", "queue_usec",
 )
 """The numbers of a slot in the order of `struct Slot`. Times are CLOCK_MONOTONIC in microseconds;
-`request_started_usec` is that of the youngest request, 0 when none is in hand."""
+`request_started_usec` is that of the youngest request, 0 when none is in hand; `deadline_usec`, of
+the one that is due first, is 0 where none has a deadline or it was enforced, and is told some
+milliseconds late."""
 
 COUNTED = FIELDS[FIELDS.index("requests"):]
 """Those that only grow: totals are made of them."""

@@ -17,6 +17,8 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 EMERG, ALERT, CRIT, ERR, WARNING, NOTICE, INFO, DEBUG = range(8)
 """Priorities, as in syslog(3)."""
@@ -88,6 +90,19 @@ def entry(priority: int, message: str, **fields: object) -> dict[str, str]:
     }
     made.update((k.upper(), str(v)) for k, v in fields.items() if v is not None)
     return made
+
+
+def request_fields(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an entry about a request, of those of its parts that are known: `method`,
+    `target`, `client`, `request_id`, and `elapsed` in seconds."""
+    target = request.get("target")
+    return {
+        "http_method": request.get("method"),
+        "http_path": target.partition("?")[0] if target else None,
+        "sockd_client": request.get("client") or None,
+        "sockd_request_id": request.get("request_id"),
+        "duration_usec": int(request["elapsed"] * 1e6) if "elapsed" in request else None,
+    }
 
 
 def is_journal() -> bool:

@@ -146,10 +146,15 @@ def _app_traceback(error: BaseException) -> TracebackType | None:
     tb = error.__traceback__
     while tb is not None:
         file = tb.tb_frame.f_code.co_filename
-        if not file.startswith(_OWN_FILES) and file != importlib.__file__:
+        if not is_own(file):
             break
         tb = tb.tb_next
     return tb
+
+
+def is_own(file: str) -> bool:
+    """Whether code of that file is sockd's, or the import machinery's."""
+    return file.startswith(_OWN_FILES) or file == importlib.__file__
 
 
 def bounded(text: str, limit: int = DETAIL_LIMIT) -> str:

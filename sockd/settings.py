@@ -370,6 +370,12 @@ class Timeouts:
     write: float = option(TIMEOUT, "60s", "each 64 KiB of a response taken by the client")
     keepalive: float = option(TIMEOUT, "75s", "an idle connection; keep it above nginx's 60 s")
     drain: float = option(TIMEOUT, "30s", "requests in hand when a worker is told to end")
+    request: float = option(
+        DURATION,
+        "60s",
+        "the application's time for a request, or the next piece of its response; then it is "
+        "answered with 504, or cut, and the worker replaced; 0: no limit",
+    )
     idle_exit: float = option(
         DURATION,
         0,
@@ -429,7 +435,12 @@ class Log:
         "off",
         "requests that are logged: those answered with 5xx or cut; those and slow ones; all",
     )
-    slow: float = option(DURATION, "1s", "a request that took longer is slow")
+    slow: float = option(
+        DURATION,
+        0,
+        "a request that takes longer is slow: its stack is logged while it runs; 0: never "
+        "(and 1s for `log.access`)",
+    )
     access_except: tuple[str, ...] = option(
         PATHS, [], "paths that are not logged unless they fail; `/static/*` is all below that"
     )

@@ -56,6 +56,7 @@ from sockd.master.events import (
     Stop,
     StopWorker,
     Tick,
+    TimedOut,
     Unshareable,
     Upgrade,
     Upkeep,
@@ -1178,7 +1179,7 @@ class Chaos(World):
                     else:
                         self.servers[generation] = self.pid()
                         answers.append(Launched(generation, self.servers[generation], self.plan))
-                case Drain(worker) if not self.fleet.stopping:
+                case Drain(worker, seconds) if not self.fleet.stopping and seconds != GRACE:
                     # What is recycled leaves as many behind as are wanted.
                     generation_ = self.fleet.generations[worker.generation]
                     if generation_.recycled == worker and generation_.state is G.LIVE:
@@ -1338,7 +1339,14 @@ class Chaos(World):
             return
         worker = random_.choice(list(self.forked))
         pid = self.forked[worker]
-        match random_.randrange(9):
+        match random_.randrange(10):
+            case 9:
+                how = random_.choice(["raised", "thread", "stuck"])
+                request = {"how": how, "answer": "504", "elapsed": 60.0, "thread": 1}
+                if how != "stuck":
+                    request["stacks"] = "stacks"
+                able = how == "raised" or (how == "thread" and random_.random() < 0.5)
+                self.tell(TimedOut(worker, request, able, random_.choice([0.5, 60.0, 0.0])))
             case 0 | 1:
                 status = random_.choice([0, STATUS_3, KILLED])
                 del self.forked[worker]

@@ -54,6 +54,8 @@ def test_sites_stand_side_by_side(tmp_path: Path) -> None:
         ('[timeouts]\nbody = "7s"', "client_body_timeout 7s;"),
         ('[timeouts]\nwrite = "7s"', "send_timeout 7s;"),
         ('[timeouts]\nboot = "7s"', "proxy_read_timeout 82s;"),
+        ('[timeouts]\nrequest = "10min"', "proxy_read_timeout 675s;"),
+        ("[timeouts]\nrequest = 0", "proxy_read_timeout 86475s;"),
         ('[nginx]\nserver_name = ["a", "b"]', "server_name a b;"),
         ('[nginx]\nlisten = ["8080"]', "listen 8080;"),
         ("", "server unix:/run/sockd-shop.sock;"),

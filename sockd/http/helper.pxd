@@ -1,10 +1,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.http.connections cimport Connections
+from sockd.http.deadlines cimport Watch, pthread_t
 from sockd.http.health cimport Health
 
 cdef extern from "pthread.h" nogil:
-    ctypedef unsigned long pthread_t
     ctypedef struct pthread_mutex_t:
         pass
     int pthread_mutex_lock(pthread_mutex_t* lock)
@@ -28,6 +28,7 @@ cdef struct Helper:
     const char* board  # slots of all workers
     int slots
     uint64_t threads
+    Watch watch
     # Held by whoever may touch the connections: the loop, but while it is away.
     pthread_mutex_t lock
     uint64_t away_usec  # since when the loop is away; 0: it is not

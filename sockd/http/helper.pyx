@@ -43,6 +43,7 @@ from sockd.http.connections cimport (
     take_head,
     want,
 )
+from sockd.http.deadlines cimport enforce, pthread_t, watch_free
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport head_begun, parse_head
 
@@ -141,6 +142,7 @@ cdef void helper_free(Helper* helper) noexcept nogil:
     if helper.wake >= 0:
         close(helper.wake)
     free(helper.scratch)
+    watch_free(&helper.watch)
     pthread_mutex_unlock(&helper.lock)
     pthread_mutex_destroy(&helper.lock)
     free(helper)
@@ -256,6 +258,7 @@ cdef void _attend(Helper* helper) noexcept nogil:
                     if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
                         _read(helper, c)
         _expire(helper, now)
+        enforce(&helper.watch, helper.lifeline, now)
     if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from sockd.board cimport Board, Slot
 from sockd.http.connections cimport Connection, Connections
+from sockd.http.deadlines cimport Hand
 from sockd.http.forwarded cimport Trust
 from sockd.http.helper cimport Helper
 from sockd.http.listening cimport Listening
@@ -22,6 +23,7 @@ cdef class Loop:
     cdef readonly list listeners
     cdef readonly int aborted
     cdef readonly Trust trust
+    cdef public object overruns
     cdef Connections all
     cdef Slot* slot
     cdef Listening listening
@@ -51,6 +53,13 @@ cdef class Loop:
     cdef void _tell_date(self) noexcept
     cdef int _turn(self) except -1
     cdef int _timeout(self)
+    cdef bint hush(self, Response response) noexcept
+    cdef int _let(self, Connection* c, Response response, int job) except -1
+    cdef int _end_overrun(self, Hand* hand, Response response) except -1
+    cdef int _tell_overrun(self, Hand* hand, str how, str answer, bint able) except -1
+    cdef int _look_at_hands(self) except -1
+    cdef int _take_from_thread(self, Hand* hand) except -1
+    cdef int _leave(self) except -1
     cdef void _expire(self, uint64_t now) noexcept
     cdef int _cut(self, Connection* c, str why) except -1
     cdef void _listen_if_free(self) noexcept

@@ -19,6 +19,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from sockd import RequestTimeout
 from sockd.board cimport DRAINING, READY, Board, note_duration, note_released, note_response
 from sockd.http.body cimport COMPLETE, body_feed, body_free, body_new, body_take
 from sockd.http.connections cimport (
@@ -59,6 +60,26 @@ from sockd.http.connections cimport (
 from sockd.http.current cimport id_of
 from sockd.http.forks cimport has_forked, this_is_the_worker
 from sockd.http.forwarded cimport Trust
+from sockd.http.deadlines cimport (
+    INTERRUPTED,
+    NOTHING,
+    PART,
+    RAISED,
+    TAKEN,
+    WHOLE,
+    Hand,
+    Watch,
+    answer_late,
+    cut_off,
+    describe,
+    let_go,
+    others_until,
+    plan_ahead,
+    put_down,
+    take_up,
+    watch_new,
+    watch_thread,
+)
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.helper cimport (
     come_back,
@@ -117,6 +138,7 @@ cdef extern from "sched.h" nogil:
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
+    int pause()
 
 cdef extern from "time.h" nogil:
     ctypedef long time_t
@@ -162,7 +184,9 @@ cdef class Handler:
 
 cdef class Loop:
     """The loop over `listeners` (listening sockets), with limits and timeouts from `settings`
-    (sockd.settings.Settings), counting in slot number `slot` of `board`."""
+    (sockd.settings.Settings), counting in slot number `slot` of `board`.
+
+    `overruns`, if set, is told of requests that take too long: sockd.worker.overruns."""
 
     def __cinit__(self, Handler handler, listeners, settings, Board board, int slot):
         memset(&self.all, 0, sizeof(self.all))
@@ -205,8 +229,13 @@ cdef class Loop:
         self.listening = Listening(self.listeners, settings, board)
         self.listening.all = &self.all
         self._instruct_helper(settings, board)
+        if watch_new(&self.helper.watch, &self.all, settings.threads, timeouts.request,
+                     settings.log.slow) < 0:
+            raise MemoryError
         if settings.threads > 1:
             self.pool = Pool(settings.threads)
+            self.pool.watch = &self.helper.watch
+            self.helper.watch.wake = self.pool.fd
             self.watch(self.pool.fd, self._collect_done)
 
     cdef _instruct_helper(self, settings, Board board):
@@ -246,6 +275,9 @@ cdef class Loop:
         self.access = access
 
     def unwatch(self, int fd):
+        """Before `fd` is closed."""
+        if fd == self.helper.lifeline:
+            self.helper.lifeline = -1  # the number may come to mean another file
         if self.watchers.pop(fd, None) is not None:
             epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, fd, NULL)
 
@@ -254,6 +286,38 @@ cdef class Loop:
         checks are answered with 503 from then on."""
         if helper_hold(self.helper, lifeline) < 0:
             raise OSError(errno, "cannot watch the lifeline")
+
+    def arm(self, int interrupt, int dump, int stacks):
+        """Enforce deadlines with signals: at `interrupt` the interpreter has to call `interrupted`
+        in the loop's thread; `dump` has the stacks of all threads written to the descriptor
+        `stacks` without the interpreter."""
+        self.helper.watch.interrupt = interrupt
+        self.helper.watch.dump = dump
+        self.helper.watch.stacks = stacks
+
+    def interrupted(self, number, frame):
+        """The handler of that signal: raises RequestTimeout where the application is, unless it
+        has returned, or something else has the word."""
+        cdef Watch* watch = &self.helper.watch
+        cdef Hand* hand = &watch.hands[0]
+        if not watch.speaking:
+            return
+        watch.speaking = False
+        try:
+            if watch.look:
+                watch.look = False
+                self.overruns.slow(describe(hand, monotonic_usec()), frame)
+            if hand.stage != INTERRUPTED:
+                return
+            hand.stage = RAISED
+            self.overruns.stopped(hand.thread, frame)
+        except Exception:
+            self._report_fault()  # for want of memory, say
+            if hand.stage != RAISED:
+                return
+        finally:
+            watch.speaking = True
+        raise RequestTimeout(f"no answer within {watch.span_usec / 1e6:g} s (timeouts.request)")
 
     def stop(self):
         """Quick end: `run` closes every connection and returns."""
@@ -281,6 +345,8 @@ cdef class Loop:
             if not self.draining:
                 self.slot.state = READY
             self.listening.turn(True)
+            if self.pool is None:
+                watch_thread(&self.helper.watch, 0)
             while not self.stopping:
                 if self.drain_wish is not None:
                     self._begin_drain()
@@ -361,6 +427,10 @@ cdef class Loop:
             self.full_turns = 0
             self._expire(woken if count < EVENTS else self.asked_usec)
         bury(&self.all)
+        if self.helper.watch.due_usec and self.all.now >= self.helper.watch.due_usec:
+            self._look_at_hands()
+        if self.helper.watch.end_usec:
+            self._leave()
         if self.listening.again and self.all.now >= self.listening.again:
             self.listening.again = 0
             self._listen_if_free()
@@ -385,6 +455,10 @@ cdef class Loop:
             deadline = self.drain_deadline
         if self.listening.again and (deadline == 0 or self.listening.again < deadline):
             deadline = self.listening.again
+        if self.helper.watch.due_usec and (
+            deadline == 0 or self.helper.watch.due_usec < deadline
+        ):
+            deadline = self.helper.watch.due_usec
         if deadline == 0:
             return -1
         if deadline <= self.all.now:
@@ -793,13 +867,126 @@ cdef class Loop:
                 # Never to make room, which reads: what follows this request lies in `scratch`.
                 self._listen_if_free()
             return 0
-        step_away(self.helper, self.all.now)
-        try:
-            response.begin()
-        finally:
-            come_back(self.helper)
+        self._let(c, response, BEGIN)
         self.all.now = monotonic_usec()
         return self._drive(c)
+
+    cdef int _let(self, Connection* c, Response response, int job) except -1:
+        """Let the application have the word in this thread, for one job (of the pool's)."""
+        cdef Watch* watch = &self.helper.watch
+        cdef Hand* hand = &watch.hands[0]
+        take_up(watch, 0, c, &response.words,
+                WHOLE if job == CLOSE else PART if response.head_written else NOTHING)
+        watch.look = False
+        watch.speaking = True
+        step_away(self.helper, self.all.now)
+        try:
+            if job == BEGIN:
+                response.begin()
+            elif job == PULL:
+                response.pull()
+            else:
+                response.close()
+        finally:
+            watch.speaking = False
+            come_back(self.helper)
+            self.slot.deadline_usec = 0
+            if hand.stage:
+                self._end_overrun(hand, response)
+            put_down(watch, 0)
+        return 0
+
+    cdef int _end_overrun(self, Hand* hand, Response response) except -1:
+        """The application came back after its deadline."""
+        if hand.stage == TAKEN:
+            # The helper has answered, and ends this worker: nothing else is to be begun.
+            step_away(self.helper, self.all.now)
+            while True:
+                pause()
+        if hand.stage == RAISED:
+            answer = None
+            if response.cut:
+                answer = "cut"
+            elif hand.had != WHOLE and not (response.complete and response.code == 504):
+                answer = "its own"
+            self._tell_overrun(hand, "raised", answer, True)
+        return 0
+
+    cdef int _tell_overrun(self, Hand* hand, str how, str answer, bint able) except -1:
+        if self.overruns is None:
+            return 0
+        try:
+            request = {"how": how, **describe(hand, monotonic_usec())}
+            if answer is not None:
+                request["answer"] = answer
+            if how == "thread":
+                self.overruns.stopped(hand.thread, None)
+            self.overruns.over(request, able)
+        except Exception:
+            self._report_fault()  # for want of memory, say
+        return 0
+
+    cdef int _look_at_hands(self) except -1:
+        """See to what the threads of the pool have in hand for too long."""
+        cdef Watch* watch = &self.helper.watch
+        cdef Hand* hand
+        cdef int i
+        for i in range(watch.count):
+            hand = &watch.hands[i]
+            if hand.since_usec == 0:
+                continue
+            if hand.slow_usec and hand.slow_usec <= self.all.now:
+                hand.slow_usec = 0
+                if self.overruns is not None:
+                    try:
+                        self.overruns.slow(describe(hand, self.all.now), None)
+                    except Exception:
+                        self._report_fault()
+            if hand.stage != TAKEN and 0 < hand.deadline_usec <= self.all.now:
+                hand.stage = TAKEN
+                hand.told = True
+                self._take_from_thread(hand)
+        watch.due_usec = plan_ahead(watch)
+        return 0
+
+    cdef int _take_from_thread(self, Hand* hand) except -1:
+        """Answer in the application's place, or cut. Its thread goes on, and cannot be used again
+        as long as it does."""
+        cdef Connection* c = hand.connection
+        cdef bint able = False
+        cdef int i
+        hand.connection = NULL
+        if c != NULL and hand.had == NOTHING and answer_late(c, hand.words):
+            note_response(self.slot, 504)
+            self._linger(c)
+        elif c != NULL:
+            cut_off(c)
+            self._close(c)
+        for i in range(self.helper.watch.count):
+            able |= self.helper.watch.hands[i].stage != TAKEN
+        return self._tell_overrun(hand, "thread", None, able)
+
+    cdef int _leave(self) except -1:
+        """The interpreter was away for so long that the helper has given this worker up. What is
+        in hand and not late may finish."""
+        cdef Watch* watch = &self.helper.watch
+        cdef uint64_t until = others_until(watch)
+        cdef int i
+        watch.end_usec = 0
+        for i in range(watch.count):
+            if watch.hands[i].stage == TAKEN and watch.hands[i].connection != NULL:
+                self._close(watch.hands[i].connection)
+        self.drain(until / 1e6 - self.all.now / 1e6 if until > self.all.now else 0.0,
+                   close_idle=False)
+        return 0
+
+    cdef bint hush(self, Response response) noexcept:
+        """What follows in this job of the response is sockd's own: nothing is raised in it. Whether
+        RequestTimeout was, before."""
+        if response.thread >= 0:
+            return False
+        self.helper.watch.speaking = False
+        return self.helper.watch.hands[0].stage == RAISED
 
     cdef int _drive(self, Connection* c) except -1:
         """Send the response as far as the peer and fairness allow."""
@@ -823,11 +1010,7 @@ cdef class Loop:
             if self.pool is not None:
                 enter(&self.all, c, ACTIVE)
                 return self.pool.submit(response, PULL)
-            step_away(self.helper, self.all.now)
-            try:
-                response.pull()
-            finally:
-                come_back(self.helper)
+            self._let(c, response, PULL)
             self.all.now = monotonic_usec()
             if c.state == WRITING:
                 enter(&self.all, c, WRITING)  # the peer took all there was: a whole span for the next
@@ -871,6 +1054,9 @@ cdef class Loop:
                     self.pool.submit(response, CLOSE)
                 continue
             try:
+                if c.late:
+                    self._close(c)  # the helper has answered
+                    continue
                 self._drive(c)
                 self._resume(c)
             except Exception:
@@ -942,15 +1128,16 @@ cdef class Loop:
                 self.slot.request_started_usec = 0
             response.connection = NULL
             if response.in_pool:
+                if response.thread >= 0:
+                    let_go(&self.helper.watch, response.thread, c)
                 return 0  # it is closed when its thread gives it back
             if not response.closed:
                 if response.thread >= 0:
                     return self.pool.submit(response, CLOSE)
-                step_away(self.helper, self.all.now)
-                try:
+                if response.light:
                     response.close()
-                finally:
-                    come_back(self.helper)
+                else:
+                    self._let(c, response, CLOSE)
             response.stream = None
             self._end_entry(response)
             self.handler.recycle(response)

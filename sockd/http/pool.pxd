@@ -1,3 +1,4 @@
+from sockd.http.deadlines cimport Watch
 from sockd.http.response cimport Response
 
 cdef extern from "semaphore.h" nogil:
@@ -30,6 +31,7 @@ cdef class Pool:
     cdef Thread free
     cdef Line waiting
     cdef Line done
+    cdef Watch* watch
 
     cdef int submit(self, Response response, int job) except -1
     cdef Response collect(self)

@@ -12,6 +12,16 @@ import threading
 
 from libc.stdint cimport uint64_t
 
+from sockd.http.connections cimport Connection
+from sockd.http.deadlines cimport (
+    NOTHING,
+    PART,
+    WHOLE,
+    put_down,
+    take_up,
+    watch_pool,
+    watch_thread,
+)
 from sockd.http.response cimport CLOSE, Response
 
 cdef extern from "semaphore.h" nogil:
@@ -66,7 +76,8 @@ cdef class Thread:
 
 cdef class Pool:
     """`size` threads. `fd` is readable when `collect` has something; `busy` of them have a
-    request. All but the threads themselves is the loop's and needs no lock."""
+    request. `watch`, to be set before the first, is told what they have in hand. All but the
+    threads themselves is the loop's and needs no lock."""
 
     def __cinit__(self, int size):
         self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -99,6 +110,7 @@ cdef class Pool:
                     pass
             response = thread.hand
             thread.hand = None
+            watch_thread(self.watch, thread.number)
             try:
                 response.work()
             except BaseException:
@@ -130,6 +142,10 @@ cdef class Pool:
             response.job = CLOSE  # nobody waits for it any more
         if thread.is_free:
             self._occupy(thread)
+        take_up(
+            self.watch, thread.number, <Connection*>response.connection, &response.words,
+            WHOLE if response.job == CLOSE else PART if response.head_written else NOTHING)
+        watch_pool(self.watch)
         thread.hand = response
         sem_post(&thread.bell)
 
@@ -164,6 +180,7 @@ cdef class Pool:
             if response is None:
                 return None
         response.in_pool = False
+        put_down(self.watch, response.thread)
         thread = <Thread>self.threads[response.thread]
         following = thread.backlog.take()
         if following is None:

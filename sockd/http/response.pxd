@@ -1,9 +1,17 @@
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef struct Buffer:
     char* data
     size_t size
     size_t capacity
+
+# The texts of a request: str objects (Latin-1) that its response keeps; NULL where there is none.
+cdef struct Words:
+    PyObject* method
+    PyObject* target
+    PyObject* client
+    PyObject* id
 
 cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1
 cdef void buffer_free(Buffer* buffer) noexcept nogil
@@ -29,6 +37,7 @@ cdef class Response:
     cdef bint in_pool
     cdef Response next_in_line
     cdef bint closed
+    cdef bint light  # its close() calls nothing of the application's
     # What the board and the access log know it by: its entry, -1 if it has none, the number that
     # its id is made of, the id that it came with, if any.
     cdef int entry
@@ -41,6 +50,7 @@ cdef class Response:
     cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
     # Since when the request waits for the application (CLOCK_MONOTONIC, microseconds).
     cdef uint64_t waiting_since
+    cdef Words words
     # What the request allows.
     cdef bint http11
     cdef bint head_only

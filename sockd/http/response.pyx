@@ -223,7 +223,7 @@ cdef class Response:
         self.tell_id = False
         self.headers = None
         self.thread = -1
-        self.in_pool = self.closed = False
+        self.in_pool = self.closed = self.light = False
         self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only

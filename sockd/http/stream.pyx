@@ -8,11 +8,12 @@ import io
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from sockd.http.body cimport COMPLETE, Body, body_feed, body_free, body_release
 from sockd.http.connections cimport monotonic_usec, reserve
+from sockd.http.deadlines cimport wait_begins, wait_ends
 from sockd.http.parser cimport BODY_TIMEOUT, Limits, refusal
 from sockd.http.response cimport Buffer, buffer_free
 
@@ -93,6 +94,7 @@ cdef class Stream:
         cdef pollfd waiting
         cdef ssize_t got
         cdef int64_t since
+        cdef uint64_t deadline
         if self.verdict or self.cut:
             raise OSError("the request body did not come whole")
         if self.ask:
@@ -110,9 +112,12 @@ cdef class Stream:
                 self.verdict = -BODY_TIMEOUT
                 raise TimeoutError("the request body did not come in time")
             since = monotonic_usec()
+            deadline = wait_begins()
             with nogil:
                 poll(&waiting, 1, <int>min(self.left_usec // 1000 + 1, <int64_t>3600000))
-            self.left_usec -= <int64_t>monotonic_usec() - since
+            since = <int64_t>monotonic_usec() - since
+            wait_ends(deadline, since)
+            self.left_usec -= since
             # A signal's handler may raise, sockd's own for a request that takes too long.
             PyErr_CheckSignals()
         if got <= 0:

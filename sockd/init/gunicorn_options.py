@@ -186,11 +186,12 @@ _ROWS = (
     ),
     _row(
         "timeout -t --timeout",
-        "",
+        "timeouts.request",
         (
-            "a worker is not killed for a slow request; `timeouts.boot` limits the start, "
-            "`timeouts.header`, `.body` and `.write` a slow client"
+            "60 s by default, for each request, also in threads (docs/lifecycle.md); "
+            "`timeouts.boot` limits the start, `timeouts.header`, `.body`, `.write` a slow client"
         ),
+        to("timeouts.request", seconds),
     ),
     _row(
         "graceful_timeout --graceful-timeout", "timeouts.drain", "", to("timeouts.drain", seconds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class WorkerId(NamedTuple):
@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     drain: float = 30.0
     upkeep: Upkeep = Upkeep()
     room: int = 0  # bytes for all workers, which then are as many as fit; 0: no such limit
+    request: float = 60.0  # 0: no limit
 
 
 class Left(NamedTuple):
@@ -144,6 +145,18 @@ class Draining:
 
 
 @dataclass(frozen=True)
+class TimedOut:
+    """A request took longer than `timeouts.request`; `request` is what the worker says of it
+    (sockd.worker.messages). `able`: the worker can serve on; else it ends itself after `patience`
+    seconds, and its stacks are written meanwhile."""
+
+    worker: WorkerId
+    request: Mapping[str, Any]
+    able: bool
+    patience: float = 0.0
+
+
+@dataclass(frozen=True)
 class Words:
     """Why the worker is about to end, in its own words."""
 
@@ -232,6 +245,7 @@ Event = (
     | SpawnFailed
     | Ready
     | Draining
+    | TimedOut
     | Words
     | LifelineClosed
     | Exited
@@ -394,6 +408,14 @@ class Note:
     generation: int | None = None
     worker: WorkerId | None = None
     detail: str = ""
+    request: Mapping[str, Any] | None = None  # that it is about, as the worker described it
+
+
+@dataclass(frozen=True)
+class NoteStacks:
+    """A Note, with the stacks that its worker has written; they follow `detail`."""
+
+    note: Note
 
 
 @dataclass(frozen=True)
@@ -427,5 +449,6 @@ Decision = (
     | Replace
     | Announce
     | Note
+    | NoteStacks
     | Exit
 )

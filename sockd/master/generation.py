@@ -32,6 +32,7 @@ from sockd.master.events import (
     ServerClosed,
     Spawned,
     SpawnFailed,
+    TimedOut,
     Unshareable,
     Upkeep,
     Words,
@@ -62,7 +63,8 @@ def plan(settings: Settings, activated: bool) -> Plan:
         recycle.jitter / 100,
         settings.timeouts.idle_exit if activated else 0.0,
     )
-    return Plan(workers, settings.timeouts.boot, settings.timeouts.drain, upkeep, room)
+    timeouts = settings.timeouts
+    return Plan(workers, timeouts.boot, timeouts.drain, upkeep, room, timeouts.request)
 
 
 def identity_of(settings: Settings) -> Identity | None:
@@ -282,8 +284,7 @@ class ForkServer:
 
     def dumped(self) -> str:
         """The stacks that it wrote, bounded; empty when it could not."""
-        size = os.fstat(self._dump).st_size
-        return bounded(os.pread(self._dump, size, 0).decode(errors="replace"))
+        return written(self._dump)
 
     def kill(self) -> None:
         for end in (os.killpg, os.kill):
@@ -295,6 +296,12 @@ class ForkServer:
         if self._dump >= 0:
             os.close(self._dump)
             self._dump = -1
+
+
+def written(fd: int, since: int = 0) -> str:
+    """What a process has written into that file after its first `since` bytes, bounded."""
+    size = max(0, os.fstat(fd).st_size - since)
+    return bounded(os.pread(fd, size, since).decode(errors="replace"))
 
 
 def _left(words: messages.Message) -> Left:
@@ -312,6 +319,7 @@ class Lifeline:
         self.pid: int | None = None
         self.open = True
         self.dump = -1  # what the worker writes its stacks to, once it is ready
+        self.shown = 0  # bytes of it that were written because somebody asked
         self.answer: str | None = None  # its stacks, when it was asked for them
 
     @classmethod
@@ -347,6 +355,11 @@ class Lifeline:
                 self._keep(descriptors)
                 private, shared = message.get("memory") or (0, 0)
                 events.append(Ready(self.worker, message["ready"], private, shared))
+            elif "timeout" in message:
+                request = message["timeout"]
+                self._keep(descriptors)
+                able, patience = request.get("able", False), request.get("patience", 0.0)
+                events.append(TimedOut(self.worker, request, able, patience))
             elif "draining" in message:
                 events.append(Draining(self.worker))
             elif "failed" in message:
@@ -366,10 +379,11 @@ class Lifeline:
 
     def dumped(self, since: int = 0) -> str:
         """The stacks that it wrote after the first `since` bytes, bounded."""
-        if self.dump < 0:
-            return ""
-        size = os.fstat(self.dump).st_size
-        return bounded(os.pread(self.dump, size - since, since).decode(errors="replace"))
+        return written(self.dump, since) if self.dump >= 0 else ""
+
+    def stacks(self) -> str:
+        """Those that it wrote by itself, bounded; empty when it has not."""
+        return self.dumped(self.shown)
 
     def close(self) -> None:
         self.socket.close()

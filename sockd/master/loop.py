@@ -14,7 +14,8 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
-from sockd.master import report, upgrade
+from sockd.master import overruns, report, upgrade
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Control, socket_path
 from sockd.master.desk import Desk
@@ -48,6 +49,7 @@ from sockd.master.events import (
     Measure,
     Measured,
     Note,
+    NoteStacks,
     Prove,
     Ready,
     Relaunch,
@@ -213,6 +215,7 @@ class Master(Succession):
             Replace: self._replace,
             Announce: self._announce,
             Note: self._note,
+            NoteStacks: self._note_stacks,
             Exit: self._exit,
         }
         self.inherited = inherited
@@ -267,6 +270,8 @@ class Master(Succession):
         deadline = self.fleet.deadline()
         # A restart helps where a deadline is over and nothing came of it: nowhere else.
         well = deadline is None or now - deadline < OVERDUE
+        if self.notifier.watchdog:
+            well = well and not report.overdue(self.fleet, self.board, now)
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         due.append(self.stacks.turn(now))
@@ -554,7 +559,24 @@ class Master(Succession):
             f"{decision.message}\n{decision.detail}".rstrip(),
             sockd_generation=decision.generation,
             sockd_worker=decision.worker,
+            **self._about(decision.request),
         )
+
+    @staticmethod
+    def _about(request: Mapping[str, Any] | None) -> dict[str, Any]:
+        if request is None:
+            return {}
+        fields = journal.request_fields(request)
+        fields["sockd_cause"] = overruns.CAUSE
+        fields["http_status"] = 504 if request["answer"] == "504" else None
+        return fields
+
+    def _note_stacks(self, decision: NoteStacks) -> None:
+        note = decision.note
+        assert note.worker and note.request
+        lifeline = self.lifelines.get(note.worker)
+        stacks = overruns.first(lifeline.stacks(), note.request["thread"]) if lifeline else ""
+        self._note(replace(note, detail=stacks))
 
     def _exit(self, decision: Exit) -> None:
         self.exit = decision

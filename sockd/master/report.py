@@ -21,6 +21,7 @@ from sockd.master.states import W, Worker
 from sockd.master.totals import Totals, spread
 
 VERSION = 1  # of the document's format
+UNENFORCED = 7.0  # seconds after which it will not be: the helper needs little more than one
 MOST_REQUESTS = 3  # of those that old workers still have in hand, in the line
 WEIGHING = 5.0  # seconds that a worker's memory is believed: the kernel walks through all of it
 
@@ -170,6 +171,16 @@ def line(fleet: Fleet, board: Board) -> str:
     elif fleet.last_error:
         text += f"; last reload failed: {fleet.last_error}"
     return text.replace("\n", " ")[:1000]
+
+
+def overdue(fleet: Fleet, board: Board, now: float) -> bool:
+    """Whether a request's deadline is over, and its worker did nothing about it."""
+    for worker in fleet.workers():
+        if worker.state in (W.READY, W.DRAINING):
+            deadline = board.read(worker.slot)["deadline_usec"] / 1e6
+            if deadline and now - deadline > UNENFORCED:
+                return True
+    return False
 
 
 def _request(worker: Worker, board: Board) -> str:

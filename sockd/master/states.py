@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sockd.master.events import Plan, Words, WorkerId
+from sockd.master.events import Note, Plan, Words, WorkerId
 
 LONGEST_HOLD = 30.0  # seconds: the back-off doubles up to this
 
@@ -120,6 +120,8 @@ class Worker:
     end: str = ""  # and for the figures: one of sockd.metrics.CAUSES, if known before its end
     cause: str = ""  # why it is killed, for the journal
     words: Words | None = None  # why it ends, by itself
+    overran: bool = False  # a request of it took longer than timeouts.request
+    stuck: list[Note] = field(default_factory=list)  # about such, to be said with its stacks
 
     def change(self, what: str) -> None:
         self.state = WORKER[self.state, what]

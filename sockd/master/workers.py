@@ -13,6 +13,7 @@ from sockd.master.events import (
     KillServer,
     KillWorker,
     LifelineClosed,
+    NoteStacks,
     Ready,
     Release,
     Serve,
@@ -20,9 +21,11 @@ from sockd.master.events import (
     Spawned,
     SpawnFailed,
     StopWorker,
+    TimedOut,
     Words,
     WorkerId,
 )
+from sockd.master.overruns import CAUSE, entry
 from sockd.master.roster import (
     ABANDON,
     DUMP,
@@ -119,6 +122,30 @@ class WorkerRules(Roster):
                 self.generations[worker.id.generation].hold.failed(worker.born, now)
             self._respawn("signal")
 
+    def _timed_out(self, event: TimedOut, now: float) -> None:
+        worker = self._find(event.worker)
+        if worker is None:
+            return
+        note = entry(worker.id, event.request)
+        if "stacks" in event.request:
+            self._do(note)
+        else:
+            worker.stuck.append(note)
+        worker.overran = True
+        worker.end = "request_timeout"
+        if event.able:
+            worker.worn = worker.worn or f"a {CAUSE}"
+        elif worker.state in (W.READY, W.DRAINING):
+            if not event.patience:
+                # All its threads are lost: there may be responses that are on their way.
+                self._do(Drain(worker.id, GRACE, close_idle=False))
+            until = now + (event.patience or GRACE) + GRACE
+            if worker.state is W.READY:
+                worker.change("drained")
+                worker.deadline = until
+            worker.deadline = min(worker.deadline or until, until)
+            worker.cause = CAUSE
+
     def _words(self, event: Words, now: float) -> None:
         worker = self._find(event.worker)
         if worker:
@@ -149,12 +176,19 @@ class WorkerRules(Roster):
         generation = self.generations[worker.id.generation]
         del generation.workers[worker.id.serial]
         self._free_slots.append(worker.slot)
+        for note in worker.stuck:
+            self._do(NoteStacks(note))
         self._do(Release(worker.id))
         detail = worker.words.detail if worker.words else ""
         if worker.words:
             how = f"{how}: {worker.words.message}"
-        if worker.cause and was is W.KILLED:
+        if worker.cause and (was is W.KILLED or worker.cause == CAUSE):
             how = f"{how} ({worker.cause})"
+        if worker.cause == CAUSE:
+            self._say(INFO, f"worker {worker.id}: ended, {how}", worker)
+            if generation.state is G.LIVE and worker.id != generation.recycled:
+                self._respawn(worker.end)
+            return
         if was is W.DRAINING or generation.state is G.RETIRING:
             expected = how == ended(0) or worker.ready_at is None
             self._say(INFO if expected else WARNING, f"worker {worker.id}: ended, {how}", worker)
@@ -174,7 +208,8 @@ class WorkerRules(Roster):
 
     def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""
-        drain = self.generations[worker.id.generation].plan.drain
+        plan = self.generations[worker.id.generation].plan
+        drain = plan.drain
         if worker.state is W.KILLED:
             return
         if worker.state is W.SPAWNING:
@@ -186,6 +221,8 @@ class WorkerRules(Roster):
             patience = GRACE
             worker.cause = "did not stop"
         else:
+            if worker.overran:  # what else it has in hand has its own deadline
+                drain = max(drain, plan.request + GRACE)
             self._do(Drain(worker.id, drain, close_idle))
             patience = drain + GRACE
             worker.cause = LATE.format(drain)

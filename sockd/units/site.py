@@ -13,7 +13,7 @@ from sockd.errors import ConfigError
 from sockd.settings import Nginx
 from sockd.units.values import MARGIN, Names, bound
 
-RESPONSE = 60.0  # s; nginx's own default for the time between two reads of a response
+UNLIMITED = 86400.0  # s; nginx wants a number where the application may take as long as it likes
 HTTP2_DIRECTIVE = [1, 25, 1]  # the nginx that has `http2 on;` and warns of `listen ... http2`
 
 _ADDRESS = re.compile(r"unix:/\S+|\[[0-9A-Fa-f:.]+\](:\d{1,5})?|[A-Za-z0-9._-]+(:\d{1,5})?")
@@ -56,8 +56,10 @@ def site(names: Names, config: Config, version: list[int]) -> dict[str, Any]:
         "access_log": _file("nginx.access_log", nginx.access_log),
         "header_buffer": line,
         "header_buffers": max(1, math.ceil(limits.head / line)),
-        # Until a worker is ready nothing reads, and after that comes the response.
-        "answer_timeout": math.ceil(settings.timeouts.boot + RESPONSE + MARGIN),
+        # Until a worker is ready nothing reads, and after that comes the response, or sockd's 504.
+        "answer_timeout": math.ceil(
+            settings.timeouts.boot + (settings.timeouts.request or UNLIMITED) + MARGIN
+        ),
     }
 
 

@@ -58,13 +58,16 @@ class Access:
         return str(self.environ.get("REMOTE_ADDR") or self.peer or "-")
 
 
+SLOW = 1.0  # seconds, where `log.slow` says none
+
+
 class AccessLog:
     """`note` is called for every request."""
 
     def __init__(self, settings: Log) -> None:
         """AppError if its file cannot be opened."""
         self._kind = settings.access
-        self._slow = int(settings.slow * 1e6)
+        self._slow = int((settings.slow or SLOW) * 1e6)
         self._paths = frozenset(p for p in settings.access_except if not p.endswith("*"))
         self._below = tuple(p[:-1] for p in settings.access_except if p.endswith("*"))
         self._path = settings.access_file
@@ -82,7 +85,8 @@ class AccessLog:
     def wants(self, environ: Mapping[str, Any], status: int, duration: int, why: str) -> bool:
         if status >= 500 or why:
             return True
-        if self._kind == "errors" or (self._kind == "slow" and duration <= self._slow):
+        slow = 0 < self._slow < duration
+        if self._kind == "errors" or (self._kind == "slow" and not slow):
             return False
         path = str(environ.get("RAW_URI", "")).partition("?")[0]
         return path not in self._paths and not (self._below and path.startswith(self._below))

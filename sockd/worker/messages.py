@@ -7,8 +7,21 @@ Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"un
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes) with the descriptor
-that its stacks are written to, `{"draining": true}`, `{"failed": {"message", "detail"}}`,
-`{"stacks": text}`.
+that its stacks are written to (faulthandler), `{"draining": true}`,
+`{"failed": {"message", "detail"}}`, `{"stacks": text}`, and of a request that took longer than
+`timeouts.request` `{"timeout": request}`: `how` it went, one of
+
+- `raised`: RequestTimeout was raised in it, and the application came back;
+- `thread`: its thread goes on, and the loop has answered;
+- `stuck`: nothing could be done but to answer: the interpreter, or its thread, does not react;
+- `deaf`: the same, after RequestTimeout had been raised in it;
+
+`answer`, which is `504`, `cut`, `complete` (it was over but for its close()) or `its own`;
+`thread` as the interpreter numbers it, `elapsed` (seconds), and `method`, `target`, `client`,
+`request_id` where they are known. Of `raised` and `thread` also `stacks`, and `able`: whether the
+worker can serve on. With the others comes the descriptor that the stacks are written to
+(faulthandler), and `patience`: the seconds after which the worker ends itself.
+
 Master to worker: `{"serve": true}`, `{"stop": true}`, `{"reopen": true}` (log files),
 `{"stacks": true}` (answered as above),
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
@@ -35,8 +48,12 @@ from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server or worker write the stacks of its threads to the dump descriptor
-(faulthandler)."""
+"""Has a fork server or worker write the stacks of its threads to the dump
+descriptor (faulthandler)."""
+
+INTERRUPT_SIGNAL = signal.SIGRTMAX - 3
+"""Has a worker that runs the application in its main thread raise RequestTimeout there, or log the
+stack, if it is still busy with the request in question."""
 
 ORPHAN_SIGNAL = signal.SIGRTMAX - 2
 """A worker's parent death signal: arms the kernel timer that ends it at the drain deadline."""

@@ -28,7 +28,8 @@ from sockd.worker import messages, warmup
 from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
-from sockd.worker.messages import DUMP_SIGNAL, ORPHAN_SIGNAL, Spec
+from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
+from sockd.worker.overruns import Overruns
 from sockd.worker.stacks import told
 from sockd.worker.wsgi import WSGIHandler
 
@@ -76,7 +77,7 @@ class Worker:
         except Exception as error:
             self._last_words(error)
             return error.exit_code if isinstance(error, AppError) else INTERNAL
-        self._take_dump()
+        self._keep_deadlines()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
         ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
         self._say(ready, [self.dump])
@@ -131,11 +132,16 @@ class Worker:
         signal.signal(signal.SIGINT, self._on_quit)
         signal.signal(signal.SIGQUIT, self._on_quit)
 
-    def _take_dump(self) -> None:
-        """From here on its stacks go to a file of its own, for whoever wants to see them."""
+    def _keep_deadlines(self) -> None:
+        """From here on its stacks are its own affair: a request's that does not end, or for
+        whoever asks."""
+        assert self.loop
         earlier, self.dump = self.dump, move(os.memfd_create("sockd-stacks", os.MFD_CLOEXEC))
         faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
         os.close(earlier)
+        self.loop.overruns = Overruns(self._say)
+        self.loop.arm(INTERRUPT_SIGNAL, DUMP_SIGNAL, self.dump)
+        signal.signal(INTERRUPT_SIGNAL, self.loop.interrupted)
 
     def _run_hook(self, hook: str) -> None:
         assert self.app
@@ -232,9 +238,11 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> bool:
         with contextlib.suppress(OSError):  # its end tells what that means
             messages.send(self.lifeline, message, descriptors)
+            return True
+        return False
 
 
 def report(message: str, exc_info: Any, fields: dict[str, str]) -> None:

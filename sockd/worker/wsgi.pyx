@@ -177,6 +177,7 @@ cdef class Call(Response):
     # As they came: environ is the application's to change.
     cdef str method
     cdef str target
+    cdef str client
     cdef list written
     cdef Py_ssize_t written_size
     cdef object spool
@@ -270,6 +271,7 @@ cdef class Call(Response):
         if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
             return False
         self.loop.slot.turned_away += 1
+        self.loop.hush(self)
         self.handler.turn_away()
         if self._leaves_input():
             self.keep_alive = False
@@ -281,6 +283,7 @@ cdef class Call(Response):
         cdef object iterable = self.iterable
         cdef bytes piece
         if type(iterable) is list or type(iterable) is tuple:
+            self.light = True
             if len(iterable) == 1:
                 piece = self._piece(iterable[0])
                 self._check_started()
@@ -417,6 +420,9 @@ cdef class Call(Response):
             leave_child()
         if self._leaves_input():
             self.keep_alive = False
+        if self.loop.hush(self):
+            self.fail(504)  # the master tells of it
+            return 0
         if self.stream is not None and isinstance(sys.exc_info()[1], OSError) and (
             (<Stream>self.stream).cut or (<Stream>self.stream).verdict
         ):
@@ -458,6 +464,8 @@ cdef class Call(Response):
             except BaseException:
                 if in_child:
                     leave_child()
+                if self.loop.hush(self):
+                    return 0
                 self.loop.slot.exceptions += 1
                 self._report("close() of the response failed", sys.exc_info())
             leave_request()
@@ -604,11 +612,12 @@ cdef class WSGIHandler(Handler):
         if head.has_query:
             environ["QUERY_STRING"] = _text(data, &head.query)
         environ["RAW_URI"] = target
+        peer = peer_of(c)
         call.method = method
         call.target = target
+        call.client = <str>peer[0]
         if head.minor == 0:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
-        peer = peer_of(c)
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = peer[1]
         if head.authority.size:
@@ -649,8 +658,13 @@ cdef class WSGIHandler(Handler):
             environ["wsgi.early_hints"] = call.early_hints
         if forwarded:
             self._apply_origin(environ, forwarded, loop.trust)
+            call.client = <str>environ["REMOTE_ADDR"]
         elif not peer[0]:
             self._apply_host(environ, "")
+        call.words.method = <PyObject*>method
+        call.words.target = <PyObject*>target
+        call.words.client = <PyObject*>call.client
+        call.words.id = <PyObject*>call.request_id if call.request_id is not None else NULL
         return call
 
     cdef _take_root(self, dict environ):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
 from conftest import read_all, read_response
 from test_wire import CLOSE, GET, TEXT, body_of, echo, eventually, get, hello, post
+
+import sockd
 
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
@@ -106,6 +109,55 @@ def test_a_slow_application_is_not_held_against_the_client(serve) -> None:
         other.sendall(b"Host: a\r\n\r\n")  # in time, but nobody looks for a while
         assert read_response(slow)[0] == 200
         assert read_response(other)[0] == 200
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_the_loop_answers_for_a_thread_that_does_not(serve, method) -> None:
+    """And goes on; what the thread returns in the end is nobody's."""
+    end = threading.Event()
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/wait":
+            end.wait()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+        return [b"ok"] if environ["REQUEST_METHOD"] == "GET" else [b""]
+
+    engine = serve(app, threads=4, valid=False, timeouts_request=0.2)
+    answers = [engine.talk(method + b" /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2)]
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+        assert b"Connection: close" in head
+        assert body == (b"Gateway Timeout\n" if method == b"GET" else b"")
+    with engine.connect() as client:
+        for _ in range(3):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert read_response(client)[2] == b"ok"
+    end.set()
+    assert engine.talk(b"GET / HTTP/1.0\r\n\r\n").endswith(b"ok")
+    assert engine.slot["responses_5xx"] == 2
+    assert engine.reports == []
+
+
+def test_there_is_no_deadline_to_move_elsewhere(serve) -> None:
+    seen = []
+
+    def app(environ, start_response):
+        thread = threading.Thread(target=lambda: seen.append(sockd.extend_deadline(1)))
+        thread.start()
+        thread.join()
+        seen.append(sockd.extend_deadline(1e300))
+        start_response("204 No Content", [])
+        return []
+
+    for limit in (10.0, 0):
+        engine = serve(app, timeouts_request=limit)
+        assert engine.talk(b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 204 ")
+    assert seen == [False, True, False, False]
+    assert not sockd.extend_deadline(1)
+    for wrong in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="expected a number of seconds"):
+            sockd.extend_deadline(wrong)
 
 
 def test_drain_finishes_what_is_in_hand(serve) -> None:
