@@ -85,8 +85,7 @@ class AccessLog:
     def wants(self, environ: Mapping[str, Any], status: int, duration: int, why: str) -> bool:
         if status >= 500 or why:
             return True
-        slow = 0 < self._slow < duration
-        if self._kind == "errors" or (self._kind == "slow" and not slow):
+        if self._kind == "errors" or (self._kind == "slow" and duration <= self._slow):
             return False
         path = str(environ.get("RAW_URI", "")).partition("?")[0]
         return path not in self._paths and not (self._below and path.startswith(self._below))
