@@ -24,7 +24,7 @@ from sockd.master.events import (
     TimedOut,
     WorkerId,
 )
-from sockd.master.overruns import CAUSE, entry, first
+from sockd.master.overruns import entry, first
 from sockd.master.roster import GRACE, LIVED
 from sockd.worker.overruns import ANSWERS, WAYS
 
@@ -64,7 +64,7 @@ def test_one_that_can_serve_is_replaced_first() -> None:
         "RequestTimeout was raised in it; worker 1.1 is replaced"
     )
     assert "worker 1.1: to be replaced after a request timeout" in world.notes()
-    assert world.fleet.causes == {CAUSE: 1}
+    assert world.fleet.happened["respawns.request_timeout"] == 1
     assert world.fleet.respawns == 0
 
 
@@ -96,7 +96,7 @@ def test_one_that_is_stuck_is_replaced_at_once_and_told_of_with_its_stacks(lived
     decisions = world.die(1, 1)
     assert kinds(decisions) == [NoteStacks, Release]
     assert "worker 1.1: ended, killed by SIGKILL (request timeout)" in world.notes()
-    assert world.fleet.respawns == world.fleet.causes[CAUSE] == 1
+    assert world.fleet.respawns == world.fleet.happened["respawns.request_timeout"] == 1
     assert world.fleet.generations[1].hold.failures == 0
     world.come_up(1, 3)
     assert world.states() == {"1.2": "ready", "1.3": "ready"}
