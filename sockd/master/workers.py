@@ -139,7 +139,7 @@ class WorkerRules(Roster):
         elif worker.state in (W.READY, W.DRAINING):
             if not event.patience:
                 # All its threads are lost: there may be responses that are on their way.
-                self._do(Drain(worker.id, GRACE, close_idle=False))
+                self._do(Drain(worker.id, GRACE, close_idle=False, hand_over=True))
             until = now + (event.patience or GRACE) + GRACE
             if worker.state is W.READY:
                 worker.change("drained")
