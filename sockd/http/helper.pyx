@@ -268,42 +268,45 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
 
 cdef void _attend(Helper* helper) noexcept nogil:
     """What the loop would do; its lock is held."""
-    cdef epoll_event events[EVENTS]
-    cdef int count = EVENTS
-    cdef uint64_t passes
     cdef int i
-    cdef Connection* c
     cdef uint64_t now = monotonic_usec()
     cdef uint64_t since = load(&helper.away_usec) or load(&helper.deaf_usec)
     helper.all.now = now
     if since != helper.attended_usec:
         helper.attended_usec = since
         helper.taken = 0
-    if helper.all.slot.state == LEAVING and helper.channel.give >= 0:
-        # The loop would do the same, and some wait for it that need not.
-        if load(&helper.away_usec) and give_away(
-            helper.all, helper.channel, EVERY, MOST, 1 << 30
-        ) < 0:
-            silence(helper.all)
-    elif load(&helper.away_usec):
-        # epoll goes round what is ready, so as many answers as all connections fill have had each.
-        passes = helper.all.slot.connections // EVENTS + 1
-        while passes and count == EVENTS:
-            passes -= 1
-            count = epoll_wait(helper.all.epoll, events, EVENTS, 0)
-            for i in range(count):
-                if events[i].data.u64 & 3 == 0:
-                    c = <Connection*>events[i].data.ptr
-                    if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
-                        _read(helper, c)
-        if helper.channel.give >= 0 and helper.all.slot.state == READY:
-            _share(helper, now)
+    if load(&helper.away_usec):
+        if helper.all.slot.state == LEAVING and helper.channel.give >= 0:
+            # The loop would do the same, and some wait for it that need not.
+            if give_away(helper.all, helper.channel, EVERY, MOST, 1 << 30) < 0:
+                silence(helper.all)
+        else:
+            _read_all(helper)
+            if helper.channel.give >= 0 and helper.all.slot.state == READY:
+                _share(helper, now)
         _expire(helper, now)
         enforce(&helper.watch, helper.lifeline, now)
     if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):
                 pass
+
+
+cdef void _read_all(Helper* helper) noexcept nogil:
+    cdef epoll_event events[EVENTS]
+    cdef int count = EVENTS
+    cdef int i
+    cdef Connection* c
+    # epoll goes round what is ready, so as many answers as all connections fill have had each.
+    cdef uint64_t passes = helper.all.slot.connections // EVENTS + 1
+    while passes and count == EVENTS:
+        passes -= 1
+        count = epoll_wait(helper.all.epoll, events, EVENTS, 0)
+        for i in range(count):
+            if events[i].data.u64 & 3 == 0:
+                c = <Connection*>events[i].data.ptr
+                if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
+                    _read(helper, c)
 
 
 cdef void _share(Helper* helper, uint64_t now) noexcept nogil:

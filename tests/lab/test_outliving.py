@@ -11,7 +11,9 @@ import pytest
 
 from tests.keepalive import NOTES, assert_once
 from tests.lab.service import Service, wait_until
+from tests.seed import FACTOR
 
+IDLE = 10_000 if FACTOR > 1 else 1_000
 CLIENT = Path(__file__).parents[1] / "keepalive.py"
 TALK = "/root/keepalive.py"
 
@@ -20,7 +22,7 @@ TALK = "/root/keepalive.py"
 def running(service: Service) -> Service:
     service.machine.push(CLIENT, TALK)
     app = NOTES.format(path="notes").replace("'notes'", 'os.environ["STATE_DIRECTORY"] + "/notes"')
-    service.configure(app, "recycle.max_requests = 500\n")
+    service.configure(app, "recycle.max_requests = 500\nlimits.connections = 8192\n")
     service.systemctl("start")
     return service
 
@@ -80,6 +82,44 @@ def test_connections_outlive_all_processes(running: Service) -> None:
     talking.assert_nothing_happened()
     running.systemctl("stop")
     assert left(running) == ""
+
+
+def test_thousands_of_idle_connections(running: Service) -> None:
+    """Each is asked once before and once after."""
+    with Talking(running, each=0, waiting=IDLE) as talking:
+        for happen in (reloaded, restarted, killed):
+            happen(running)
+    talking.assert_nothing_happened()
+    assert talking.report["count"] == 2 * IDLE
+
+
+def test_a_restart_waits_for_nobody_and_a_stop_leaves_nothing(running: Service) -> None:
+    """Not even for what the application has started in a session of its own."""
+    code = running.machine.read(f"/srv/{running.name}/site_app.py")
+    running.write(
+        code.replace("import os, time", "import os, subprocess, time").replace(
+            "    while wait ==",
+            "    if wait == 'child':\n"
+            "        subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+            "    while wait ==",
+        )
+    )
+    running.systemctl("reload")
+    gate = f"/var/lib/private/{running.name}/notes.gate"
+    pipe = subprocess.PIPE
+    with running.machine.spawn("curl", "-sS", f"{running.direct}slow/gate", stdout=pipe) as slow:
+        notes = f"/var/lib/private/{running.name}/notes"
+        wait_until(lambda: "slow" in running.machine.read(notes), "the request in hand")
+        running.systemctl("restart")
+        assert running.get(f"{running.direct}child/child").startswith("child 1")
+        assert len(running.status()["left_over"]) == 1
+        assert "1 process left from before" in running.property("StatusText")
+        running.machine.run("touch", gate)
+        assert slow.stdout
+        assert slow.stdout.read() == "slow 1 "
+    running.systemctl("stop")
+    assert left(running) == ""
+    assert "ending what the application left: sleep" in running.journal()
 
 
 def left(service: Service) -> str:
