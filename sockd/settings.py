@@ -257,14 +257,9 @@ def _file(value: Any) -> str:
 
 def _format(value: Any) -> str:
     text = _text(value)
-    for match in re.finditer(r"%(.?)(?:\{[^}]+\}([ioe])|(\w))?(.?)", text):
-        if match[0].startswith("%%"):
-            continue
-        known = match[2] or (match[3] and match[3] in "hlutrmUqHsBbfaTDMLp")
-        if match[1] != "(" or match[4] != ")" or not known:
-            raise ValueError(
-                f'expected fields such as %(h)s and %({{referer}}i)s, not "{match[0]}"'
-            )
+    rest = re.sub(r"%%|%\((?:\{[^{}]+\}[ioe]|[hlutrmUqHsBbfaTDMLp])\)s", "", text)
+    if "%" in rest:
+        raise ValueError(f'expected fields such as %(h)s and %({{referer}}i)s in "{text}"')
     return text
 
 
@@ -571,6 +566,12 @@ class Nginx:
     )
     allow: tuple[str, ...] = option(
         TEXTS, ["127.0.0.1", "::1"], "addresses and networks that may ask for those", "units"
+    )
+    status: str = option(
+        TEXT,
+        "",
+        "path of the status page, such as `/sockd/`, for nginx.allow; wants NAME-status.socket",
+        "units",
     )
     gzip: bool = option(FLAG, True, "compress text on its way to the client", "units")
     access_log: str = option(TEXT, "", "file for an access log in JSON", "units")

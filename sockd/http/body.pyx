@@ -9,7 +9,7 @@ name in /var/tmp (/tmp is memory on Debian 13).
 import io
 import os
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
@@ -44,6 +44,10 @@ cdef extern from "fcntl.h" nogil:
     int O_RDWR
     int O_CLOEXEC
     int O_TMPFILE
+
+cdef extern from "sys/mman.h" nogil:
+    int memfd_create(const char* name, unsigned int flags)
+    unsigned int MFD_CLOEXEC
 
 cdef extern from "unistd.h" nogil:
     ssize_t write(int fd, const void* data, size_t size)
@@ -155,6 +159,9 @@ cdef int _keep(Body* body, const char* data, size_t size) noexcept nogil:
 
 cdef int _keep_in_file(Body* body, const char* data, size_t size) noexcept nogil:
     body.fd = open(SPOOL_DIRECTORY, O_RDWR | O_TMPFILE | O_CLOEXEC, 0o600)
+    if body.fd < 0 and errno == ENOENT:
+        # A restart has taken this worker's own /var/tmp away (PrivateTmp=), and it finishes.
+        body.fd = memfd_create(b"sockd-body", MFD_CLOEXEC)
     if body.fd < 0 or not _flush(body) or not _write_all(body.fd, data, size):
         return -SPOOL_FAILED
     _drop_data(body)

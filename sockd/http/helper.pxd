@@ -1,6 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from sockd.board cimport Header
 from sockd.http.connections cimport Connections
+from sockd.http.handover cimport Channel
 from sockd.http.deadlines cimport Watch, pthread_t
 from sockd.http.health cimport Health
 
@@ -20,13 +22,14 @@ cdef extern from *:
 
 cdef struct Helper:
     Connections* all
+    Channel* channel
     Health health
     const char* late_head  # the whole answer to a head that is not complete in time
     size_t late_head_size
     const int* listeners
     int listener_count
     const char* board  # slots of all workers
-    int slots
+    const Header* header
     uint64_t threads
     Watch watch
     # Held by whoever may touch the connections: the loop, but while it is away.
@@ -65,7 +68,7 @@ cdef inline void come_back(Helper* helper) noexcept nogil:
     helper.returns += 1
 
 
-cdef Helper* helper_new(Connections* all) noexcept nogil
+cdef Helper* helper_new(Connections* all, Channel* channel) noexcept nogil
 cdef int helper_start(Helper* helper) noexcept nogil
 cdef void helper_end(Helper* helper) noexcept nogil
 cdef void helper_free(Helper* helper) noexcept nogil

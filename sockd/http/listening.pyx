@@ -104,7 +104,6 @@ cdef enum:
     UNSHARED_USEC = 100000
     # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
     SHORT_USEC = 20000
-    REACH_USEC = 100000
 
 
 cdef void nudge_by(int fd) noexcept nogil:
@@ -121,6 +120,7 @@ cdef class Listening:
         if len(sockets) > LISTENERS:
             raise ValueError(f"more than {LISTENERS} listeners")
         self.count = len(sockets)
+        self.channel = -1
         for index, listener in enumerate(sockets):
             self.fds[index] = listener.fileno()
             listener.setblocking(False)
@@ -146,6 +146,8 @@ cdef class Listening:
             if not self._watch(index, on):
                 self.pause(AGAIN_USEC)
                 return
+        if self.channel >= 0 and not self._watch(CHANNEL, on):
+            self.pause(AGAIN_USEC)
 
     cdef void pause(self, uint64_t usec) noexcept:
         self.turn(False)
@@ -157,7 +159,8 @@ cdef class Listening:
         event.data.u64 = tagged(index, OF_LISTENER)
         # Those that were not in are not found when all are taken out.
         return epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
-                         self.fds[index], &event) == 0 or not on
+                         self.channel if index == CHANNEL else self.fds[index],
+                         &event) == 0 or not on
 
     cdef int accept(self, int index, Connection** connection) noexcept:
         """1 and a connection in state NEW, or one of Nothing."""
@@ -213,6 +216,15 @@ cdef class Listening:
         self.pause(LEFT_USEC)
         return True
 
+    cdef int takers(self) noexcept:
+        """Workers that take connections, at least 1."""
+        cdef int index
+        cdef int found = 0
+        for index in range(<int>self.board.header.reach):
+            if self.board.slot(index).state == READY:
+                found += 1
+        return max(found, 1)
+
     cdef bint _has_its_share(self) noexcept:
         """More connections than the mean of the workers that can take one, itself included."""
         cdef Slot* slot
@@ -220,13 +232,8 @@ cdef class Listening:
         cdef uint64_t total = 0
         cdef uint64_t workers = 0
         cdef int index
-        cdef int learnt = 0
-        cdef bint learning = self.all.now > self.reach_usec + REACH_USEC
         self.least = NULL
-        if learning:
-            self.reach_usec = self.all.now
-            self.reach = self.board.slots
-        for index in range(self.reach):
+        for index in range(<int>self.board.header.reach):
             slot = self.board.slot(index)
             if slot.state == READY and (
                 slot.active < self.threads or slot == self.all.slot
@@ -236,10 +243,6 @@ cdef class Listening:
                 workers += 1
                 if self.least == NULL or slot.connections < self.least.connections:
                     self.least = slot
-            if learning and slot.state:
-                learnt = index + 1
-        if learning:
-            self.reach = learnt
         if total - mine != self.of_others:
             self.of_others = total - mine
             self.in_vain = 0

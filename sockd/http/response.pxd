@@ -12,6 +12,7 @@ cdef struct Words:
     PyObject* target
     PyObject* client
     PyObject* id
+    uint64_t number  # of which its id is made where it came without
 
 cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1
 cdef void buffer_free(Buffer* buffer) noexcept nogil

@@ -205,6 +205,7 @@ class Proved:
 class Stop:
     quick: bool = False
     idle: bool = False  # there is no connection; one that comes meanwhile is served
+    restart: bool = False  # another master follows, and takes over the connections
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,7 @@ class Drain:
     worker: WorkerId
     seconds: float
     close_idle: bool
+    hand_over: bool  # others take its connections
 
 
 @dataclass(frozen=True)
@@ -420,11 +422,13 @@ class NoteStacks:
 
 @dataclass(frozen=True)
 class Exit:
-    """Nothing is left to do. With a code other than 0, why."""
+    """Nothing is left to do. With a code other than 0, why. `leaves`: workers still finish what
+    they have in hand, and another master follows."""
 
     code: int
     message: str
     detail: str
+    leaves: bool = False
 
 
 Decision = (

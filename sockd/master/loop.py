@@ -23,6 +23,7 @@ from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
+from sockd.http.handover import end_waiting
 from sockd.master import overruns, report, upgrade
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Control, socket_path
@@ -73,10 +74,13 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.group import Group, Question
 from sockd.master.inheritance import State
+from sockd.master.leftover import LeftOver, end_group
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.report import Reporter
 from sockd.master.service import Service
+from sockd.master.stacks import Stacks
 from sockd.master.states import LONGEST_HOLD, W
 from sockd.master.succession import Succession, board_of
 from sockd.master.totals import Totals
@@ -88,7 +92,12 @@ LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 day
 OVERDUE = 5.0  # seconds after which a deadline that nobody has enforced will not be
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
+FOR_GOOD = signal.SIGRTMIN
+"""Sent by the unit's ExecStop= before SIGTERM when systemd stops the service and does not restart
+it."""
+
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
+    FOR_GOOD: Stop,
     signal.SIGTERM: Stop,
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
@@ -163,6 +172,7 @@ class Master(Succession):
             lambda: self.events.append(Reload()),
             inherited.service if inherited else None,
         )
+        self.service.keep_channel(self.notifier)
         keep_descriptors()
         board = inherited and board_of(inherited)
         self.board = board or Board.create(SLOTS)
@@ -170,15 +180,20 @@ class Master(Succession):
         self.totals = Totals(self.notifier.supervised)
         if inherited and inherited.totals:
             self.totals.inherit(inherited.totals, alone=board is None)
-        self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
+        self.group = Group()
+        self.left_over = LeftOver(self.group, time.monotonic(), upgraded=inherited is not None)
+        self.reporter = Reporter(self.fleet, self.board, self.totals, self.left_over)
         self.control: Control | None = None
-        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
+        self.windows: list[Control] = []  # through which others may look, but not act
+        self.question: Question | None = None
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
         self.look_for_orphans = False
         self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
+        self.stacks = Stacks(self.lifelines)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.stacks, self.events.append)
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
         self.on_signal = dict(ON_SIGNAL)
@@ -189,7 +204,6 @@ class Master(Succession):
             del self.on_signal[signal.SIGWINCH]  # it says that its window has another size
         self.handled = {*self.on_signal, signal.SIGUSR1, signal.SIGCHLD}
         self.program = upgrade.program()
-        self.kept = {}
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             Relaunch: self._relaunch,
@@ -242,13 +256,33 @@ class Master(Succession):
             self._turn()
         self.totals.save(self.board, report.living(self.fleet), self.fleet.happened)
         self.service.end_watcher()
-        end_orphans(self.sessions.keys())
+        if not self.exit.leaves:
+            if not self.exit.code:
+                self._end_left_over()
+            if not self.exit.code and self.group.unit:
+                end_group(self.group)
+            else:
+                end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
             if self.exit.code == INTERNAL:
                 raise GivenUp(self.exit.message, detail=self.exit.detail)
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
         return 0
+
+    def _end_left_over(self) -> None:
+        """A stop leaves nothing: neither connections that no worker has, nor what an earlier
+        master left, which is waited for like the workers of this one."""
+        ended, asked = end_waiting(self.service.channel.take.fileno())
+        if ended:
+            text = f"{ended} connections closed on their way to another worker, {asked} with 503"
+            journal.log(journal.NOTICE, text)
+        while (due := self.left_over.turn(time.monotonic())) is not None:
+            now = time.monotonic()
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
+            again = min(due, self.notifier.turn(now) or due)
+            for key, _ in self.selector.select(max(0.0, again - now)):
+                key.data()
 
     def _turn(self) -> None:
         while (self.events or self.replacing) and self.exit is None:
@@ -260,7 +294,7 @@ class Master(Succession):
         if self.exit is not None:
             return
         if self.notifier.supervised:
-            self.notifier.status(report.line(self.fleet, self.board))
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
         now = time.monotonic()
         self.reporter.look_at(self.service.listeners)
         self.totals.turn(now, self.board, report.living(self.fleet), self.fleet.happened)
@@ -271,8 +305,9 @@ class Master(Succession):
             well = well and not report.overdue(self.fleet, self.board, now)
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
-        if self.control:
-            due.append(self.control.turn(now))
+        due += [self.left_over.turn(now), self.question.turn(now) if self.question else None]
+        due.append(self.stacks.turn(now))
+        due += [control.turn(now) for control in self._controls()]
         if self.proof:
             due.append(self.proof.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -289,8 +324,8 @@ class Master(Succession):
         for number in self.on_signal:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
-        if self.control:
-            self.control.close()
+        for control in self._controls():
+            control.close()
         for server in self.servers.values():
             server.close()
         for lifeline in self.lifelines.values():
@@ -315,14 +350,28 @@ class Master(Succession):
         return []
 
     def _signals(self, numbers: list[int]) -> None:
+        for_good = FOR_GOOD in numbers  # whichever the kernel has delivered first
         for number in numbers:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGUSR1:
                 for worker in self.lifelines:
                     self._tell(worker, {"reopen": True})
+            elif number == signal.SIGTERM and for_good:
+                continue
+            elif number == signal.SIGTERM and self.group.unit and self.service.channel.outlives:
+                self._ask_what_follows()
             elif number in self.on_signal:
                 self.events.append(self.on_signal[number]())
+
+    def _ask_what_follows(self) -> None:
+        if self.question is None and not self.fleet.stopping:
+            self.question = Question(
+                self.group,
+                self.selector,
+                lambda another: self.events.append(Stop(restart=another)),
+                time.monotonic(),
+            )
 
     def _reap(self) -> None:
         while True:
@@ -353,16 +402,20 @@ class Master(Succession):
             self.look_for_orphans = False
             servers = {server.pid for server in self.servers.values()}
             servers |= {self.service.watcher.pid} if self.service.watcher else set()
+            servers |= {self.question.pid} if self.question else set()
             servers |= {self.proof.pid} if self.proof else set()
             self.orphans.look(servers | {pid for pid in workers if pid is not None})
 
     # A generation.
 
+    def _controls(self) -> list[Control]:
+        return [*self.windows, *([self.control] if self.control else [])]
+
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
         try:
             if path:
-                self.control = Control(path, self.selector, self.desk.asked)
+                self.control = Control.at(path, self.selector, self.desk.asked)
                 return
             reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
         except SockdError as error:
@@ -371,6 +424,12 @@ class Master(Succession):
             journal.WARNING, f"no control socket, so no `sockd status` and `reload`: {reason}"
         )
 
+    def _open_windows(self) -> None:
+        answers = {"status": self.desk.looked, "metrics": self.desk.scraped}
+        for one in self.service.windows:
+            answer = answers[one.name]
+            self.windows.append(Control(one, self.selector, answer, open_to_all=True))
+
     def _launch(self, decision: Launch) -> None:
         try:
             first = self.service.config is None
@@ -378,8 +437,10 @@ class Master(Succession):
         except SockdError as error:
             self._cannot_launch(decision.generation, error)
         else:
+            self.left_over.allow(config.settings.timeouts.drain)
             if first:
                 self._open_control(config.name)
+                self._open_windows()
             self._exec_server(decision.generation, config, config.settings.preload != "off")
 
     def _relaunch(self, decision: Relaunch) -> None:
@@ -398,6 +459,7 @@ class Master(Succession):
                 generation,
                 config,
                 self.service.listeners,
+                self.service.channel,
                 self.board.fd,
                 preload=preload,
                 activated=self.service.adopted,
@@ -494,10 +556,13 @@ class Master(Succession):
             "drain": decision.seconds,
             "close_idle": decision.close_idle,
             "accept_rest": accept_rest,
+            "hand_over": decision.hand_over,
         }
         if decision.worker in self.lifelines:
-            # Its helper tells health checks so, also while it is too busy to hear the order.
-            self.board.set_state(self.lifelines[decision.worker].slot, "draining")
+            # Its helper tells health checks so and gives idle connections away, also while it is
+            # too busy to hear the order.
+            state = "leaving" if decision.hand_over else "draining"
+            self.board.set_state(self.lifelines[decision.worker].slot, state)
         self._tell(decision.worker, message)
 
     def _kill_worker(self, decision: KillWorker) -> None:
@@ -532,7 +597,8 @@ class Master(Succession):
     def _announce(self, decision: Announce) -> None:
         if decision.what == "ready":
             self.failures.succeeded()
-            self.notifier.ready(report.line(self.fleet, self.board), time.monotonic())
+            status = report.line(self.fleet, self.board, self.left_over.line())
+            self.notifier.ready(status, time.monotonic())
         elif decision.what == "reloading":
             self.notifier.reloading()
         else:

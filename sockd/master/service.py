@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal
+from sockd import activation, channel, journal
 from sockd.activation import Listener
+from sockd.channel import Channel
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.inheritance import Listening, ServiceState
 from sockd.master.watcher import Watcher, watched
+from sockd.notify import Notifier
 from sockd.worker import messages
+
+WINDOWS = ("status", "metrics")
+"""Names of listeners that are not the application's (FileDescriptorName=, systemd.socket(5))."""
 
 
 class Service:
@@ -35,18 +40,31 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
+        self.windows: list[Listener] = []
+        stored: dict[str, list[int]] = {}
         if inherited:
             self._inherit(inherited)
+            stored = inherited.kept
         else:
             try:
-                self.listeners = activation.adopt()
+                self._sort(activation.adopt(channel.NAMES, stored))
             except SockdError as error:
                 self._listen_error = error  # a boot that fails, as others do
             self.adopted = bool(self.listeners)
+        self.channel = Channel.find(stored)
         self._watch = watch
         self.watcher: Watcher | None = None
         self._selector = selector
         self._changed = changed
+
+    def keep_channel(self, notifier: Notifier) -> None:
+        """Have the service manager hold it too, if there is one, in place of whatever it has by
+        these names."""
+        self.channel.outlives = notifier.supervised
+        if notifier.supervised and not self.channel.found:
+            for name, end in zip(channel.NAMES, self.channel.descriptors(), strict=True):
+                notifier.unstore(name)
+                self.channel.outlives &= notifier.store(name, end)
 
     def _inherit(self, state: ServiceState) -> None:
         path = Path(state.path) if state.path else None
@@ -55,12 +73,19 @@ class Service:
             return Config(state.name, path, messages.settings(values), {})
 
         self.config, self._began_with = config(state.settings), config(state.began_with)
-        journal.configure(self.config.settings.log.level, sockd_name=state.name)
+        log = self.config.settings.log
+        journal.configure(log.level, log.format, sockd_name=state.name)
         self.adopted = state.adopted
+        listeners = []
         for one in state.listeners:
             inode = (one.inode[0], one.inode[1]) if one.inode else None
             sock = socket.socket(fileno=one.fd)
-            self.listeners.append(Listener(one.name, sock, one.address, inode))
+            listeners.append(Listener(one.name, sock, one.address, inode))
+        self._sort(listeners)
+
+    def _sort(self, listeners: list[Listener]) -> None:
+        self.windows = [one for one in listeners if one.name in WINDOWS]
+        self.listeners = [one for one in listeners if one.name not in WINDOWS]
 
     def state(self) -> ServiceState:
         assert self.config
@@ -72,9 +97,10 @@ class Service:
             asdict(self._began_with.settings),
             [
                 Listening(one.socket.fileno(), one.name, one.address, one.inode)
-                for one in self.listeners
+                for one in (*self.listeners, *self.windows)
             ],
             self.adopted,
+            self.channel.named(),
         )
 
     def configure(self) -> Config:
@@ -143,5 +169,6 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
-        for listener in self.listeners:
+        self.channel.close()
+        for listener in (*self.listeners, *self.windows):
             listener.close()

@@ -109,8 +109,9 @@ class WorkerRules(Roster):
             self._say(NOTICE, text, generation)
 
     def _draining(self, event: Draining, now: float) -> None:
-        if self.handover:
-            self.handover.waiting.discard(event.worker)
+        for handover in (self.handover, self.leaving):
+            if handover:
+                handover.waiting.discard(event.worker)
         worker = self._find(event.worker)
         if worker and worker.state is W.READY:  # somebody else told it to
             drain = self.generations[worker.id.generation].plan.drain
@@ -138,7 +139,7 @@ class WorkerRules(Roster):
         elif worker.state in (W.READY, W.DRAINING):
             if not event.patience:
                 # All its threads are lost: there may be responses that are on their way.
-                self._do(Drain(worker.id, GRACE, close_idle=False))
+                self._do(Drain(worker.id, GRACE, close_idle=False, hand_over=True))
             until = now + (event.patience or GRACE) + GRACE
             if worker.state is W.READY:
                 worker.change("drained")
@@ -206,7 +207,9 @@ class WorkerRules(Roster):
         if worker.ready_at is None:
             generation.boots.failed(worker.born, now)
 
-    def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
+    def _end_worker(
+        self, worker: Worker, now: float, close_idle: bool = False, hand_over: bool = True
+    ) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""
         plan = self.generations[worker.id.generation].plan
         drain = plan.drain
@@ -223,7 +226,7 @@ class WorkerRules(Roster):
         else:
             if worker.overran:  # what else it has in hand has its own deadline
                 drain = max(drain, plan.request + GRACE)
-            self._do(Drain(worker.id, drain, close_idle))
+            self._do(Drain(worker.id, drain, close_idle, hand_over))
             patience = drain + GRACE
             worker.cause = LATE.format(drain)
         if worker.state is not W.DRAINING:
@@ -234,7 +237,7 @@ class WorkerRules(Roster):
 
     def _kill(self, worker: Worker, cause: str, now: float) -> None:
         if worker.state is W.SPAWNING:
-            self._end_worker(worker, now, close_idle=True)
+            self._end_worker(worker, now)
         elif worker.state is not W.KILLED:
             assert worker.pid is not None
             worker.change("killed")
@@ -294,7 +297,7 @@ class WorkerRules(Roster):
         for worker in ready[generation.wanted :]:
             if worker.id == generation.recycled:
                 self._respawn(worker.end)
-            self._end_worker(worker, now, close_idle=False)
+            self._end_worker(worker, now)
 
 
 def _cause(event: Exited) -> str:

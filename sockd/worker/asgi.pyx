@@ -302,7 +302,7 @@ cdef class Call(Exchange):
 
     cdef int _decide_end(self, bint more) except -1:
         """Whether the connection can be kept is said in the head."""
-        if self.loop.draining:
+        if self.loop.closing:
             self.keep_alive = False
         elif self.leaves_input():
             if not more:

@@ -1,14 +1,16 @@
 """What master, fork server and workers say to each other: JSON in SOCK_SEQPACKET messages
 (unix(7)), descriptors alongside (SCM_RIGHTS).
 
-Master to fork server: a `Spec` with the descriptors dump, board, listeners…; later
+Master to fork server: a `Spec` with the descriptors dump, board, the handover channel's two
+(`sockd.channel`), listeners…; later
 `{"spawn": [worker, slot]}` with the worker's lifeline.
 Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
-Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
-`{"draining": true}`, `{"failed": {"message", "detail"}}`, and of a request that took longer than
-`timeouts.request` `{"timeout": request}`: `how` it went, one of
+Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes) with the descriptor
+that its stacks are written to, `{"stacks": text}`, `{"draining": true}`, `{"failed": {"message",
+"detail"}}`, and of a request that took longer than `timeouts.request` `{"timeout": request}`:
+`how` it went, one of
 
 - `raised`: RequestTimeout was raised in it, and the application came back;
 - `thread`: its thread goes on, and the loop has answered;
@@ -22,7 +24,9 @@ worker can serve on. With the others comes the descriptor that the stacks are wr
 (faulthandler), and `patience`: the seconds after which the worker ends itself.
 
 Master to worker: `{"serve": true}`, `{"stop": true}`, `{"reopen": true}` (log files),
-`{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
+`{"stacks": true}` (answered as above),
+`{"drain": seconds, "close_idle": bool, "accept_rest": bool, "hand_over": bool}` (`Loop.drain` says
+what they mean).
 
 `worker` is the serial number within the generation. The end of the stream means that the other
 side is gone.
@@ -46,8 +50,8 @@ from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server or worker write the stacks of its threads to the dump
-descriptor (faulthandler)."""
+"""Has a fork server or worker write the stacks of its threads to the dump descriptor
+(faulthandler)."""
 
 INTERRUPT_SIGNAL = signal.SIGRTMAX - 3
 """Has a worker that runs the application in its main thread raise RequestTimeout there, or log the
@@ -71,7 +75,8 @@ class Spec:
 
     `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
     Without `preload` each worker imports the application for itself. The fork server becomes
-    `identity`, if there is one, before it imports.
+    `identity`, if there is one, before it imports. Somebody holds the handover channel after all
+    of the service's processes are gone if it `outlives` them.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Spec:
     identity: Identity | None
     settings: Settings
     listeners: list[tuple[str, str]]
+    outlives: bool = False
     protocol: int = PROTOCOL
 
     def message(self) -> Message:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from sockd import journal, linux, loader, memory
@@ -29,6 +29,7 @@ from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
 from sockd.worker.overruns import Overruns
+from sockd.worker.stacks import told
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
 GRACE = 1.0  # seconds after the drain deadline to end by itself
@@ -48,28 +49,30 @@ class Worker:
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
-        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
         self,
         app: Application | None,
         listeners: list[socket.socket],
+        channel: list[socket.socket],
         board: Board,
         slot: int,
     ) -> int:
         """Serve until told to end; the exit status of the process. Without `app`, the worker
-        imports it for itself."""
+        imports it for itself. `channel` is the handover channel: where to give, where to take."""
         try:
             self._settle_in()
             board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
-            self.app = app or self._import(listeners)
+            self.app = app or self._import([*listeners, *channel])
             self._take_signals()
             self.app.run("after_fork")
             self.convention = convention.of(self.app, self.spec.settings)
             self.convention.start()
             warmup.run(self.convention, self.spec.settings)
             self.loop = self.convention.loop(listeners, self.spec.settings, board, slot, report)
+            give, take = channel
+            self.loop.join(give.fileno(), take.fileno(), outlives=self.spec.outlives)
             if self.spec.settings.log.access != "off":
                 self.access = AccessLog(self.spec.settings.log)
                 self.loop.log_access(self.access)
@@ -78,7 +81,8 @@ class Worker:
             return error.exit_code if isinstance(error, AppError) else INTERNAL
         self._keep_deadlines()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
-        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
+        ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
+        self._say(ready, [self.dump])
         # A generation takes over as a whole: until it does, its workers do not accept.
         self.convention.wait([self.lifeline.fileno(), self.wake_read], self._may_go_on)
         if self.serving and not self.ending:
@@ -94,6 +98,12 @@ class Worker:
                 journal.log(
                     journal.WARNING,
                     f"worker {self.id}: {self.loop.aborted} connections cut at the drain deadline",
+                )
+            if self.loop.left_over:
+                journal.log(
+                    journal.WARNING,
+                    f"worker {self.id}: {self.loop.left_over} idle connections closed at the "
+                    "drain deadline, as the handover channel had no room for them",
                 )
         self._awake()  # a loop without clients ends before it comes to that
         self.convention.stop()
@@ -117,9 +127,9 @@ class Worker:
         if os.getppid() != self.spec.master:
             os.kill(os.getpid(), ORPHAN_SIGNAL)
 
-    def _import(self, listeners: list[socket.socket]) -> Application:
+    def _import(self, sockets: list[socket.socket]) -> Application:
         ours = [self.dump, self.wake_read, self.wake_write]
-        guard = Guard([*ours, *(sock.fileno() for sock in [self.lifeline, *listeners])])
+        guard = Guard([*ours, *(sock.fileno() for sock in [self.lifeline, *sockets])])
         app = Application.load(self.spec.settings.app)
         if not guard.intact():
             raise AppError(Guard.COMPLAINT)
@@ -169,24 +179,28 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                close_idle = message.get("close_idle", False)
-                self._drain(message["drain"], close_idle, message.get("accept_rest", False))
+                self._drain(
+                    message["drain"],
+                    close_idle=message.get("close_idle", False),
+                    accept_rest=message.get("accept_rest", False),
+                    hand_over=message.get("hand_over", False),
+                )
             elif "stop" in message:
                 self._stop()
-            elif "reopen" in message:
-                self._reopen()
-
-    def _reopen(self) -> None:
-        """Open log files anew, by their names."""
-        for reopen in self.log_files:
-            reopen()
+            elif "stacks" in message:
+                self._say({"stacks": told()})
+            elif "reopen" in message and self.access:
+                self.access.reopen()
 
     def _orphaned(self) -> None:
-        journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
+        if not self.ending:
+            journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
         if self.loop and self.serving:
             self.loop.unwatch(self.lifeline.fileno())
         self.lifeline.close()
-        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
+        if not self.ending:
+            drain = self.spec.settings.timeouts.drain
+            self._drain(drain, close_idle=False, hand_over=self.spec.outlives)
 
     def _awake(self) -> None:
         """After a signal or an order to drain; the loop has begun to do it in this turn."""
@@ -198,16 +212,26 @@ class Worker:
             self._run_hook("on_drain")
 
     def _on_term(self, number: int, frame: object) -> None:
-        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
+        # The master replaces it, and orders otherwise if all are to end.
+        self._drain(self.spec.settings.timeouts.drain, close_idle=False, hand_over=True)
 
     def _on_quit(self, number: int, frame: object) -> None:
         self._stop()
 
-    def _drain(self, seconds: float, close_idle: bool, accept_rest: bool = False) -> None:
+    def _drain(
+        self,
+        seconds: float,
+        *,
+        close_idle: bool,
+        accept_rest: bool = False,
+        hand_over: bool = False,
+    ) -> None:
         self.ending = True
         linux.set_deadline(seconds + GRACE)
         if self.loop:
-            self.loop.drain(seconds, close_idle=close_idle, accept_rest=accept_rest)
+            self.loop.drain(
+                seconds, close_idle=close_idle, accept_rest=accept_rest, hand_over=hand_over
+            )
         # The loop stops accepting in its next turn, and this wakes it for that.
         self.unsaid = True
         self._wake()
@@ -234,9 +258,9 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message) -> bool:
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> bool:
         with contextlib.suppress(OSError):  # its end tells what that means
-            messages.send(self.lifeline, message)
+            messages.send(self.lifeline, message, descriptors)
             return True
         return False
 

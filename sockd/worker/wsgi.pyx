@@ -168,7 +168,7 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(plain_text(status), headers if type(headers) is list else list(headers))
-        if self.loop.draining or self.leaves_input():
+        if self.loop.closing or self.leaves_input():
             self.keep_alive = False
         return self.write
 
@@ -209,7 +209,7 @@ cdef class Call(Response):
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
             id, id_size, self.waiting_since, now)
-        self.number = self.loop.slot.requests
+        self.number = self.words.number = self.loop.slot.requests
         if self.handler.tell_id:
             self.tell_id = True
             self.environ["sockd.request_id"] = id_of(self, self.loop.slot)

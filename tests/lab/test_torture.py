@@ -14,9 +14,9 @@ from tests.seed import SEED
 SECONDS = 15
 
 
-@pytest.fixture(params=[False, True], ids=["runs", "stops"])
-def torture(service: Service, request: pytest.FixtureRequest) -> Iterator[Torture]:
-    made = Torture(service, stops=request.param)
+@pytest.fixture
+def torture(service: Service) -> Iterator[Torture]:
+    made = Torture(service)
     made.deploy()
     yield made
     made.remove()

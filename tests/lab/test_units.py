@@ -72,7 +72,7 @@ PROPERTIES = {
         "LogRateLimitIntervalUSec": "30s",
         "LogRateLimitBurst": "100000",
         "StartLimitIntervalUSec": "0",
-        "KillMode": "control-group",
+        "KillMode": "process",
         "DynamicUser": "yes",
         "Type": "notify",
     },
