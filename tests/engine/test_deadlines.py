@@ -12,9 +12,8 @@ from test_wire import CLOSE, GET, TEXT, body_of, echo, eventually, get, hello, p
 
 import sockd
 
-pytestmark = pytest.mark.tasks
 
-
+@pytest.mark.tasks
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
     engine = serve(hello, timeouts_header=0.3)
     with engine.connect() as client:
@@ -27,16 +26,19 @@ def test_header_deadline_counts_from_the_first_byte(serve) -> None:
     assert "408" in engine.reports[0][0]
 
 
+@pytest.mark.tasks
 def test_header_deadline_answers_408(serve) -> None:
     engine = serve(hello, timeouts_header=0.2)
     assert engine.talk(b"GET /").startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.tasks
 def test_body_deadline(serve) -> None:
     engine = serve(hello, timeouts_body=0.2)
     assert engine.talk(post(b"x" * 10)[:-5]).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.tasks
 def test_idle_connection_ends_quietly(serve) -> None:
     engine = serve(hello, timeouts_keepalive=0.2)
     with engine.connect() as client:
@@ -49,6 +51,7 @@ def test_idle_connection_ends_quietly(serve) -> None:
 
 
 @pytest.mark.parametrize("before", [b"", post(b"abc")])
+@pytest.mark.tasks
 def test_an_empty_line_alone_begins_no_request(serve, before) -> None:
     engine = serve(echo, timeouts_keepalive=0.5, timeouts_header=0.1)
     with engine.connect() as client:  # RFC 9112 2.2: old clients send one behind a body
@@ -65,6 +68,7 @@ def test_an_empty_line_alone_begins_no_request(serve, before) -> None:
     assert engine.reports == []
 
 
+@pytest.mark.tasks
 def test_client_that_does_not_read_is_cut(serve) -> None:
     def app(environ, start_response):
         start_response("200 OK", [TEXT])
@@ -78,6 +82,7 @@ def test_client_that_does_not_read_is_cut(serve) -> None:
     assert "GET /: cut: the client took too long" in engine.reports[0][0]
 
 
+@pytest.mark.tasks
 def test_slow_but_steady_reader_is_served(serve) -> None:
     size = 200 * 65536
 
@@ -96,6 +101,7 @@ def test_slow_but_steady_reader_is_served(serve) -> None:
     assert got > size
 
 
+@pytest.mark.tasks
 def test_a_slow_application_is_not_held_against_the_client(serve) -> None:
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/slow":
@@ -162,6 +168,7 @@ def test_there_is_no_deadline_to_move_elsewhere(serve) -> None:
             sockd.extend_deadline(wrong)
 
 
+@pytest.mark.tasks
 def test_drain_finishes_what_is_in_hand(serve) -> None:
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/slow":
@@ -184,6 +191,7 @@ def test_drain_finishes_what_is_in_hand(serve) -> None:
     assert engine.loop.aborted == 0
 
 
+@pytest.mark.tasks
 def test_drain_closes_idle_connections(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -194,6 +202,7 @@ def test_drain_closes_idle_connections(serve) -> None:
     assert engine.ended()
 
 
+@pytest.mark.tasks
 def test_drain_that_keeps_idle_connections_answers_each_once_more(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -208,6 +217,7 @@ def test_drain_that_keeps_idle_connections_answers_each_once_more(serve) -> None
     assert engine.ended()
 
 
+@pytest.mark.tasks
 def test_drain_gives_a_fresh_connection_the_time_to_ask(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client, engine.connect() as silent:
@@ -220,6 +230,7 @@ def test_drain_gives_a_fresh_connection_the_time_to_ask(serve) -> None:
     assert engine.ended()
 
 
+@pytest.mark.tasks
 def test_drain_accepts_no_more_but_what_is_queued(serve) -> None:
     def app(environ, start_response):
         time.sleep(0.3)
@@ -236,6 +247,7 @@ def test_drain_accepts_no_more_but_what_is_queued(serve) -> None:
     assert engine.ended()
 
 
+@pytest.mark.tasks
 def test_drain_deadline_cuts_and_counts(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -248,6 +260,7 @@ def test_drain_deadline_cuts_and_counts(serve) -> None:
     assert "cut at the drain deadline" in engine.reports[0][0]
 
 
+@pytest.mark.tasks
 def test_stop_is_quick(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -258,6 +271,7 @@ def test_stop_is_quick(serve) -> None:
         assert client.recv(1) == b""
 
 
+@pytest.mark.tasks
 def test_connections_beyond_the_limit_wait_in_the_backlog(serve) -> None:
     engine = serve(hello, limits_connections=2)
     busy = [engine.connect(), engine.connect()]
@@ -275,6 +289,7 @@ def test_connections_beyond_the_limit_wait_in_the_backlog(serve) -> None:
         assert b"200 OK" in read_all(third)
 
 
+@pytest.mark.tasks
 def test_connections_that_become_idle_make_room(serve) -> None:
     engine = serve(hello, limits_connections=2)
     busy = [engine.connect(), engine.connect()]
@@ -291,6 +306,7 @@ def test_connections_that_become_idle_make_room(serve) -> None:
         assert busy[0].recv(1) == b""
 
 
+@pytest.mark.tasks
 def test_pipelined_requests_are_not_taken_for_idle(serve) -> None:
     engine = serve(hello, limits_connections=2)
     with engine.connect() as client:
@@ -305,6 +321,7 @@ def test_pipelined_requests_are_not_taken_for_idle(serve) -> None:
             assert read_response(client)[0] == 200
 
 
+@pytest.mark.tasks
 def test_idle_connections_make_room_oldest_first(serve) -> None:
     engine = serve(hello, limits_connections=3)
     clients = []
