@@ -1,21 +1,16 @@
 import socket
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Protocol
 
 from sockd.board import Board
+from sockd.http.ends import Handler
 from sockd.settings import Settings
-
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-Report = Callable[[str, ExcInfo | None, dict[str, str]], None]
 
 class Overruns(Protocol):
     def slow(self, request: dict[str, Any], frame: FrameType | None) -> None: ...
     def stopped(self, thread: int, frame: FrameType | None) -> None: ...
     def over(self, request: dict[str, Any], able: bool) -> None: ...
-
-class Handler:
-    report: Report | None
 
 class Loop:
     handler: Handler

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sockd.http.loop import Report
+from sockd.http.ends import Report
 from sockd.settings import Settings
 from sockd.worker.tasks import TaskHandler
 

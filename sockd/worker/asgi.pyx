@@ -32,7 +32,7 @@ from sockd.http.connections cimport (
 from sockd.http.current cimport taken_id
 from sockd.http.forwarded cimport Origin, from_forwarded, from_x_headers, queued_usec
 from sockd.http.guest cimport Guest
-from sockd.http.loop cimport Loop
+from sockd.http.ends cimport Ends
 from sockd.http.names cimport Name, Names, find_name
 from sockd.http.parser cimport (
     BODY_TIMEOUT,
@@ -426,7 +426,7 @@ cdef class ASGIHandler(TaskHandler):
                 "extensions": extensions,
             })
 
-    cdef Response open(self, Loop loop, Connection* c, const char* data):
+    cdef Response open(self, Ends loop, Connection* c, const char* data):
         cdef Head* head = c.head
         cdef Call call = None
         if not self.templates:

@@ -21,7 +21,7 @@ from sockd.worker.lifespan import Lifespan
 from sockd.worker.wsgi import WSGIHandler
 
 if TYPE_CHECKING:
-    from sockd.http.loop import Report
+    from sockd.http.ends import Report
 
 LINGERS = 1.0  # seconds that cancelled tasks are given to end
 

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.http.guest cimport Guest
-from sockd.http.loop cimport Handler
+from sockd.http.ends cimport Handler
 from sockd.http.response cimport Response
 
 

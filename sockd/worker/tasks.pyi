@@ -1,7 +1,7 @@
 import asyncio
 from typing import Any
 
-from sockd.http.loop import Handler
+from sockd.http.ends import Handler
 
 class ClientDisconnected(OSError): ...
 

@@ -21,7 +21,7 @@ from sockd.http.connections cimport Connection, monotonic_usec
 from sockd.http.current cimport id_of
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.guest cimport Guest
-from sockd.http.loop cimport Handler
+from sockd.http.ends cimport Handler
 from sockd.http.response cimport Response
 
 from sockd.http.current import TASK_REQUEST

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sockd.http.loop import Handler, Report
+from sockd.http.ends import Handler, Report
 from sockd.settings import Settings
 
 class WSGIHandler(Handler):

@@ -28,7 +28,7 @@ from sockd.http.forwarded cimport (
     queued_usec,
     split_host,
 )
-from sockd.http.loop cimport Handler, Loop
+from sockd.http.ends cimport Ends, Handler
 from sockd.http.names cimport Name, Names, find_name
 from sockd.http.parser cimport (
     COOKIE,
@@ -140,7 +140,7 @@ cdef class WSGIHandler(Handler)
 cdef class Call(Response):
     """One request in the application's hands. It is the start_response that the app is given."""
 
-    cdef Loop loop
+    cdef Ends loop
     cdef WSGIHandler handler
     cdef dict environ
     # As they came: environ is the application's to change.
@@ -487,7 +487,7 @@ cdef class WSGIHandler(Handler):
             Py_INCREF("")
             _host.value = <PyObject*>""
 
-    cdef _make_templates(self, Loop loop):
+    cdef _make_templates(self, Ends loop):
         """What every environ of a listener has in common. All keys of a request are there from
         the start, and room for its fields: a copy has it as well, so that filling it in seldom
         makes the table grow."""
@@ -518,7 +518,7 @@ cdef class WSGIHandler(Handler):
             }
             self.templates.append(_with_room(template))
 
-    cdef Response open(self, Loop loop, Connection* c, const char* data):
+    cdef Response open(self, Ends loop, Connection* c, const char* data):
         cdef Head* head = c.head
         cdef Call call
         cdef dict environ
