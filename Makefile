@@ -16,7 +16,7 @@ LAB := $(SUDO) $(PYTHON) -B -m tests.lab
 
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libsystemd-dev systemd
 LAB_PACKAGES := systemd-container mmdebstrap apt-utils debian-archive-keyring patchelf util-linux git
-TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest
+TEST_PACKAGES := $(LAB_PACKAGES) nginx curl groff-base slowhttptest chromium
 BENCH_PACKAGES := libev-dev nginx util-linux valgrind wrk
 COMPILED := setup.py $(shell find sockd -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 

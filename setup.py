@@ -20,6 +20,7 @@ MODULES = {
     "sockd.http.body": "sockd/http/body.pyx",
     "sockd.http.date": "sockd/http/date.pyx",
     "sockd.http.response": "sockd/http/response.pyx",
+    "sockd.http.names": "sockd/http/names.pyx",
     "sockd.http.current": "sockd/http/current.pyx",
     "sockd.http.forwarded": "sockd/http/forwarded.pyx",
     "sockd.http.forks": "sockd/http/forks.pyx",
@@ -33,7 +34,11 @@ MODULES = {
     "sockd.http.pool": "sockd/http/pool.pyx",
     "sockd.http.websocket": "sockd/http/websocket.pyx",
     "sockd.http.loop": "sockd/http/loop.pyx",
+    "sockd.http.guest": "sockd/http/guest.pyx",
     "sockd.worker.wsgi": "sockd/worker/wsgi.pyx",
+    "sockd.worker.tasks": "sockd/worker/tasks.pyx",
+    "sockd.worker.session": "sockd/worker/session.pyx",
+    "sockd.worker.asgi": "sockd/worker/asgi.pyx",
 }
 
 setup(

@@ -56,10 +56,20 @@ cdef struct Slot:
     InHand in_hand[IN_HAND]
 
 
+# Behind the slots. Looking at a slot that nobody has used would give it memory, hence `reach`: all
+# that were ever used come before it.
+cdef struct Header:
+    uint64_t reach
+
+cdef enum:
+    HEADER_SIZE = 4096
+
+
 cdef class Board:
     cdef readonly int fd
     cdef readonly int slots
     cdef char* memory
+    cdef Header* header
 
     cdef Slot* slot(self, int index) except NULL
 
@@ -70,4 +80,5 @@ cdef int note_request(
 cdef void note_released(Slot* slot, int entry) noexcept nogil
 cdef void note_response(Slot* slot, int status) noexcept nogil
 cdef void note_duration(Slot* slot, uint64_t usec) noexcept nogil
+cdef uint64_t id_half(const Slot* slot, uint64_t number, bint second) noexcept nogil
 cdef str made_id(Slot* slot, uint64_t number)

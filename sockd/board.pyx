@@ -44,9 +44,8 @@ FIELDS = (
     "duration_usec", "queue_usec",
 )
 """The numbers of a slot in the order of `struct Slot`. Times are CLOCK_MONOTONIC in microseconds;
-`request_started_usec` is that of the youngest request, 0 when none is in hand; `deadline_usec`, of
-the one that is due first, is 0 where none has a deadline or it was enforced, and is told some
-milliseconds late."""
+`request_started_usec` is that of the youngest request, 0 when none is in hand; `deadline_usec` that of
+the request that is due first, told some milliseconds late, 0 where none is or it was enforced."""
 
 COUNTED = FIELDS[FIELDS.index("requests"):]
 """Those that only grow: totals are made of them."""
@@ -60,28 +59,29 @@ cdef class Board:
         self.fd = fd
         self.slots = slots
         cdef void* memory = map_memory(
-            NULL, slots * SLOT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
+            NULL, slots * SLOT_SIZE + HEADER_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
         )
         if memory == MAP_FAILED:
             raise OSError("cannot map the board")
         self.memory = <char*>memory
+        self.header = <Header*>(self.memory + <size_t>slots * SLOT_SIZE)
 
     def __dealloc__(self):
         if self.memory != NULL:
-            munmap(self.memory, self.slots * SLOT_SIZE)
+            munmap(self.memory, self.slots * SLOT_SIZE + HEADER_SIZE)
 
     @staticmethod
     def create(int slots=512):
         """A new board with all slots free."""
         fd = os.memfd_create("sockd-board", os.MFD_CLOEXEC)
-        os.ftruncate(fd, slots * SLOT_SIZE)
+        os.ftruncate(fd, slots * SLOT_SIZE + HEADER_SIZE)
         return Board(fd, slots)
 
     @staticmethod
     def attach(int fd):
         """The board that another process created; ValueError if `fd` holds none."""
-        size = os.fstat(fd).st_size
-        if size == 0 or size % SLOT_SIZE:
+        size = os.fstat(fd).st_size - HEADER_SIZE
+        if size <= 0 or size % SLOT_SIZE:
             raise ValueError("not a board")
         return Board(fd, size // SLOT_SIZE)
 
@@ -98,6 +98,7 @@ cdef class Board:
         slot.worker = worker
         slot.id_seed = int.from_bytes(os.urandom(8), "little") if worker else 0
         slot.state = BOOTING if worker else FREE
+        self.header.reach = max(self.header.reach, <uint64_t>index + 1)
 
     def set_state(self, int index, str state):
         """One of STATES."""
@@ -164,10 +165,14 @@ cdef inline uint64_t _mixed(uint64_t number) noexcept nogil:
     return number ^ (number >> 31)
 
 
+cdef uint64_t id_half(const Slot* slot, uint64_t number, bint second) noexcept nogil:
+    cdef uint64_t first = _mixed(slot.id_seed + number)
+    return _mixed(first + slot.id_seed) if second else first
+
+
 cdef str made_id(Slot* slot, uint64_t number):
     """The id of a worker's request `number`: 32 hexadecimal digits, the same whenever asked."""
-    cdef uint64_t first = _mixed(slot.id_seed + number)
-    return f"{first:016x}{_mixed(first + slot.id_seed):016x}"
+    return f"{id_half(slot, number, False):016x}{id_half(slot, number, True):016x}"
 
 
 cdef inline int _bucket(uint64_t usec) noexcept nogil:

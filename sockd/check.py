@@ -70,6 +70,7 @@ def examine(config: Config) -> Iterator[Finding]:
         else:
             yield from _import(config, "")
         yield from _places(config, identity)
+    yield from _unit_files(config)
     yield from _units(config)
     yield from _addresses(config)
 
@@ -107,6 +108,24 @@ def _notes(config: Config) -> Iterator[Finding]:
             f"give the service another: adduser --system --group {config.name}, and unit.user",
             CONFIGURATION,
         )
+
+
+def _unit_files(config: Config) -> Iterator[Finding]:
+    """What systemd reads before it starts the service: without one of them it does not."""
+    unit = config.settings.unit
+    wanted = [("unit.env_files", path) for path in unit.env_files if not path.startswith("-")]
+    wanted += [("unit.credentials", path) for path in unit.credentials.values() if path]
+    for key, path in wanted:
+        if any(char in path for char in "*?["):  # systemd.exec(5): EnvironmentFile= is a glob(7)
+            continue
+        try:
+            Path(path).stat()
+        except PermissionError:
+            text = f"{_at(config, key)}: whether there is {path}, only root can see"
+            yield Finding("note", text)
+        except OSError as error:
+            text = f"{_at(config, key)}: {path}: {error.strerror}; systemd would not start it"
+            yield Finding("problem", text, CONFIGURATION)
 
 
 def _accounts(config: Config) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ Whoever waits for its answer holds a pidfd on it, so that a master that dies end
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import select
@@ -175,6 +174,9 @@ class Master:
             f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
+        # The command line is part of the master's program, which would hold 3 MiB for nothing.
+        import http.client
+
         response = http.client.HTTPResponse(self._sock, method=method)
         try:
             # In one piece: a master that refuses closes once it has read the first.
@@ -242,6 +244,12 @@ def request(
 def status(path: Path) -> dict[str, Any]:
     """The document of GET /status, unchanged."""
     return _expected(*request(path, "GET", "/status", timeout=_ANSWER))
+
+
+def stacks(path: Path) -> dict[str, Any]:
+    """The document of GET /stacks: `workers`, each with `id`, `pid`, `how` its stacks were got
+    (asked, signalled, or silent when they could not be), and `stacks`."""
+    return _expected(*request(path, "GET", "/stacks", timeout=_ANSWER))
 
 
 def reload(path: Path, *, watch_pid: int | None = None) -> tuple[int, list[str]]:

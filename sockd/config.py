@@ -42,6 +42,9 @@ FLAGS: Mapping[str, str] = MappingProxyType(
 BUILD_VARIABLES = frozenset({"SOCKD_SANITIZE"})
 """SOCKD_* that are no settings: setup.py reads them."""
 
+MOST = 4 << 20
+"""Bytes of a file; what has no end is no configuration."""
+
 _PATHS = ("app.directory", "app.venv", "app.env_file")
 _NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
@@ -252,7 +255,8 @@ def _drop_ins(path: Path) -> list[Path]:
 
 def _read_text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST + 1)
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist; create it, name another file with --config FILE, or give the "
@@ -262,6 +266,8 @@ def _read_text(path: Path) -> str:
         raise PermissionDenied(f"{path}: no permission to read this file") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+    if len(raw) > MOST:
+        raise ConfigError(f"{path}: larger than {MOST >> 20} MiB: no configuration is")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

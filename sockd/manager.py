@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from sockd.errors import SockdError
@@ -28,6 +29,12 @@ def properties(unit: str) -> dict[str, Any]:
             *("s", f"{_SYSTEMD}.{interface}"),
         ).items()
     }
+
+
+def words(command: Sequence[Any]) -> list[str]:
+    """The command line of an ExecStart= or the like, as systemd runs it; variables stay as they
+    are written. systemd keeps the `$$` that stands for a `$`, systemd.service(5)."""
+    return [str(word).replace("$$", "$") for word in command[1]]
 
 
 def shown(unit: str, *names: str) -> dict[str, str]:

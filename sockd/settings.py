@@ -257,14 +257,9 @@ def _file(value: Any) -> str:
 
 def _format(value: Any) -> str:
     text = _text(value)
-    for match in re.finditer(r"%(.?)(?:\{[^}]+\}([ioe])|(\w))?(.?)", text):
-        if match[0].startswith("%%"):
-            continue
-        known = match[2] or (match[3] and match[3] in "hlutrmUqHsBbfaTDMLp")
-        if match[1] != "(" or match[4] != ")" or not known:
-            raise ValueError(
-                f'expected fields such as %(h)s and %({{referer}}i)s, not "{match[0]}"'
-            )
+    rest = re.sub(r"%%|%\((?:\{[^{}]+\}[ioe]|[hlutrmUqHsBbfaTDMLp])\)s", "", text)
+    if "%" in rest:
+        raise ValueError(f'expected fields such as %(h)s and %({{referer}}i)s in "{text}"')
     return text
 
 
@@ -314,6 +309,16 @@ def option(kind: Kind, default: Any, doc: str, change: Change = "reload") -> Any
 @dataclass(frozen=True)
 class App:
     target: str = option(TEXT, "", "the application: `module:attribute` or `module:factory()`")
+    interface: str = option(
+        _one_of("auto", "wsgi", "asgi"),
+        "auto",
+        "how it is called; auto: ASGI 3 if it is a coroutine function or has an async `__call__`",
+    )
+    lifespan: str = option(
+        _one_of("auto", "on", "off"),
+        "auto",
+        "ASGI's startup and shutdown events; on: an application without them fails",
+    )
     directory: str = option(
         TEXT, "", "working directory, first on sys.path; a symlink is resolved at each reload"
     )
@@ -342,6 +347,11 @@ class App:
 
 @dataclass(frozen=True)
 class Server:
+    loop: str = option(
+        _one_of("auto", "asyncio", "uvloop"),
+        "auto",
+        "event loop of ASGI applications; auto: uvloop if their environment has it",
+    )
     health: str = option(
         PATH,
         "",
@@ -358,7 +368,9 @@ class Server:
         "answer with X-Request-ID, and give applications its value as `sockd.request_id`",
     )
     early_hints: bool = option(
-        FLAG, False, "give applications `wsgi.early_hints` (103; nginx must be 1.29 or newer)"
+        FLAG,
+        False,
+        "103 for `wsgi.early_hints`, or the same of ASGI (nginx must be 1.29 or newer)",
     )
     trusted: tuple[str, ...] = option(
         PEERS,
@@ -422,7 +434,24 @@ class Limits:
         "counts; 0: no limit",
     )
     connections: int = option(COUNT, 4096, "open connections of one worker")
+    concurrency: int = option(
+        COUNT,
+        0,
+        "requests and WebSockets that a worker of an ASGI application has in hand; beyond that no "
+        "connection is accepted; 0: no limit",
+    )
     backlog: int = option(COUNT, 4096, "connections that the kernel queues", "units")
+
+
+@dataclass(frozen=True)
+class WebSocket:
+    message: int = option(SIZE, "16MiB", "one message; larger ones close the connection (1009)")
+    ping: float = option(
+        DURATION,
+        "20s",
+        "a silent client is pinged after so long, and cut after as long again; 0: never",
+    )
+    compression: bool = option(FLAG, True, "permessage-deflate, if the client can")
 
 
 @dataclass(frozen=True)
@@ -538,6 +567,12 @@ class Nginx:
     allow: tuple[str, ...] = option(
         TEXTS, ["127.0.0.1", "::1"], "addresses and networks that may ask for those", "units"
     )
+    status: str = option(
+        TEXT,
+        "",
+        "path of the status page, such as `/sockd/`, for nginx.allow; wants NAME-status.socket",
+        "units",
+    )
     gzip: bool = option(FLAG, True, "compress text on its way to the client", "units")
     access_log: str = option(TEXT, "", "file for an access log in JSON", "units")
 
@@ -571,6 +606,7 @@ class Settings:
     recycle: Recycle = field(default_factory=Recycle)
     process: Process = field(default_factory=Process)
     limits: Limits = field(default_factory=Limits)
+    websocket: WebSocket = field(default_factory=WebSocket)
     log: Log = field(default_factory=Log)
     unit: Unit = field(default_factory=Unit)
     nginx: Nginx = field(default_factory=Nginx)

@@ -149,6 +149,14 @@ def _row(worker: Mapping[str, Any], now_usec: int) -> tuple[str, ...]:
     )
 
 
+def stacks(worker: Mapping[str, Any]) -> str:
+    """What `sockd stacks` shows of one worker."""
+    how = {"signalled": ", whose loop does not answer", "silent": ": no answer"}
+    head = f"worker {worker['id']} (pid {worker['pid']}){how.get(worker['how'], '')}"
+    body = "".join(f"  {printable(line)}\n" for line in worker["stacks"].splitlines())
+    return f"{head}\n{body}"
+
+
 def table(
     head: tuple[str, ...], rows: list[tuple[str, ...]], colour: bool = False
 ) -> Iterator[str]:

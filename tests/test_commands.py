@@ -184,6 +184,9 @@ def test_serve_without_configuration(tmp_path: Path, project: Path, serve: Serve
         (["serve", "a:b", "--set", "app=5"], 78, "--set: app is a table; its settings are app.ta"),
         (["generate-units", "x", "a:b", "--set", "unit.user=no such"], 78, "--set: unit.user: ex"),
         (["serve", "a:b", "c:d"], 2, "expected one NAME and one APP"),
+        (["check", "a:b", "--workers", "2", "c:d"], 2, "expected one NAME and one APP"),
+        (["check", "a:b", "--nosuch"], 2, "unrecognized arguments: --nosuch"),
+        (["status", "a", "b"], 2, "unrecognized arguments: b"),
         (["serve", "a:b", "--set", "x"], 2, "argument --set: expected KEY=VALUE"),
         (["serve", "a:b", "--set", "x=1"], 78, "--set: unknown key x"),
         (["serve", "a:b", "--workers", "no"], 78, '--workers: workers: expected "auto" or a who'),
@@ -216,6 +219,9 @@ def test_help_has_examples(tmp_path: Path) -> None:
             "upgrade",
             "stop",
             "status",
+            "top",
+            "stacks",
+            "metrics",
             "workers",
         )
     }

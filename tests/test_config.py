@@ -224,6 +224,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert mistakes(tmp_path / "latin.toml")[0].startswith("FILE:2: not UTF-8")
 
 
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: larger than 4 MiB"):
+        load(path=Path("/dev/zero"), name="zero", environ={})
+
+
 def test_variables_are_unambiguous() -> None:
     assert len(config.VARIABLES) == len(config.ROWS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def test_the_command_without_systemd(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 60
-        while not (run / "control.sock").exists():
+        while not _listens(run / "control.sock"):
             assert serve.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -122,3 +123,8 @@ def test_the_command_without_systemd(tmp_path: Path) -> None:
     finally:
         serve.terminate()
         serve.wait(60)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -24,7 +24,7 @@ from sockd.master.events import (
     TimedOut,
     WorkerId,
 )
-from sockd.master.overruns import CAUSE, entry, first
+from sockd.master.overruns import entry, first
 from sockd.master.roster import GRACE, LIVED
 from sockd.worker.overruns import ANSWERS, WAYS
 
@@ -53,7 +53,7 @@ def test_one_that_can_serve_is_replaced_first() -> None:
     assert world.tell(TimedOut(ONE, request(), True)) == [Spawn(TWO, 1)]
     assert world.states() == {"1.1": "ready", "1.2": "spawning"}
     # What else it has in hand has its own deadline.
-    assert world.come_up(1, 2) == [Serve(TWO), Drain(ONE, 61.0, False)]
+    assert world.come_up(1, 2) == [Serve(TWO), Drain(ONE, 61.0, False, True)]
     world.die(1, 1, 0)
     assert world.states() == {"1.2": "ready"}
     (note,) = entries(world)
@@ -64,8 +64,8 @@ def test_one_that_can_serve_is_replaced_first() -> None:
         "RequestTimeout was raised in it; worker 1.1 is replaced"
     )
     assert "worker 1.1: to be replaced after a request timeout" in world.notes()
-    assert world.fleet.causes == {CAUSE: 1}
-    assert world.fleet.respawns == 0
+    assert world.fleet.happened["respawns.request_timeout"] == 1
+    assert world.fleet.respawns == 1
 
 
 def test_many_in_one_worker_replace_it_once() -> None:
@@ -79,7 +79,7 @@ def test_many_in_one_worker_replace_it_once() -> None:
 def test_one_whose_threads_are_all_lost_does_not_wait_for_its_replacement() -> None:
     world = World().boot()
     decisions = world.tell(TimedOut(ONE, request("thread"), False))
-    assert decisions == [Drain(ONE, GRACE, False), Spawn(WorkerId(1, 3), 2)]
+    assert decisions == [Drain(ONE, GRACE, False, True), Spawn(WorkerId(1, 3), 2)]
     assert kinds(world.wait(2 * GRACE)) == [KillWorker]
     assert kinds(world.die(1, 1)) == [Release]
     assert len(entries(world)) == 1
@@ -96,7 +96,7 @@ def test_one_that_is_stuck_is_replaced_at_once_and_told_of_with_its_stacks(lived
     decisions = world.die(1, 1)
     assert kinds(decisions) == [NoteStacks, Release]
     assert "worker 1.1: ended, killed by SIGKILL (request timeout)" in world.notes()
-    assert world.fleet.respawns == world.fleet.causes[CAUSE] == 1
+    assert world.fleet.respawns == world.fleet.happened["respawns.request_timeout"] == 1
     assert world.fleet.generations[1].hold.failures == 0
     world.come_up(1, 3)
     assert world.states() == {"1.2": "ready", "1.3": "ready"}
@@ -122,7 +122,7 @@ def test_one_that_drains_already_has_no_longer_for_it() -> None:
     assert KillWorker(ONE, 1001) in world.wait(2.0)
     world.die(1, 1)
     assert len(entries(world)) == 2
-    assert world.fleet.respawns == 0
+    assert not world.fleet.happened["respawns.request_timeout"]
     assert "1.3" not in world.states()
 
 

@@ -39,7 +39,13 @@ def state() -> State:
         [generation], 3, 4, last_error="no", strays=[Exited(5, 9)], resizing=[(8, 1)]
     )
     service = ServiceState(
-        "shop", None, {"workers": 2}, {}, [Listening(3, "web", "/x", (1, 2))], True
+        "shop",
+        None,
+        {"workers": 2},
+        {},
+        [Listening(3, "web", "/x", (1, 2))],
+        True,
+        {"channel": [16, 17]},
     )
     return State(
         fleet,
@@ -52,7 +58,6 @@ def state() -> State:
         TotalsState({"numbers": {"requests": 2}}, {"numbers": {"requests": 3}}, {"reloads.ok": 1}),
         ControlSocket(14, "/run/c", (1, 2), clients=[Asked(15, "é", asked=True)]),
         [1, 15],
-        {"channel": [16, 17]},
         {"NOTIFY_SOCKET": "/run/n"},
         2.0,
         "0.1.0",

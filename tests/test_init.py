@@ -40,11 +40,6 @@ def said(made: Draft, word: str) -> str:
     return "\n".join(finding.text for finding in made.findings if finding.word == word)
 
 
-@pytest.fixture
-def serves_asgi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-
-
 # Projects.
 
 
@@ -193,24 +188,12 @@ def test_src_as_a_package(tmp_path: Path) -> None:
 FASTAPI = "from fastapi import FastAPI\napp = FastAPI(title='x')\n"
 
 
-def test_fastapi(tmp_path: Path, serves_asgi: None) -> None:
+def test_fastapi(tmp_path: Path) -> None:
     files(tmp_path, app__main=FASTAPI, app__users="from fastapi import FastAPI\nsub = FastAPI()\n")
     made = draft(tmp_path, "x")
     assert made.values["app.target"] == "app.main:app"
     (tmp_path / "pyproject.toml").write_text('[tool.fastapi]\nentrypoint = "app.users:sub"\n')
     assert draft(tmp_path, "x").values["app.target"] == "app.users:sub"
-
-
-def test_asgi_is_written_only_if_it_is_served(tmp_path: Path) -> None:
-    from importlib.util import find_spec
-
-    files(tmp_path, main=FASTAPI)
-    done = sockd(tmp_path, "init", "x", "--dir", str(tmp_path), "--output", f"{tmp_path}/x.toml")
-    if find_spec("sockd.worker.asgi"):
-        assert done.returncode == 0
-    else:
-        assert (done.returncode, (tmp_path / "x.toml").exists()) == (1, False)
-        assert "main:app is an ASGI application (FastAPI); this sockd serves WSGI" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -258,9 +241,7 @@ def test_asgi_is_written_only_if_it_is_served(tmp_path: Path) -> None:
         ({"web": "from flask import Flask\nx = Flask('x')\ny = x\n"}, "web:x"),
     ],
 )
-def test_what_is_found(
-    tmp_path: Path, serves_asgi: None, sources: dict[str, str], target: str
-) -> None:
+def test_what_is_found(tmp_path: Path, sources: dict[str, str], target: str) -> None:
     files(tmp_path, **sources)
     assert draft(tmp_path, "x").values["app.target"] == target
 

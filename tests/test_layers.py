@@ -34,6 +34,8 @@ LAYERS = {
     "sockd.client": 4,
     "sockd.manager": 4,
     "sockd.status": 4,
+    "sockd.terminal": 4,
+    "sockd.top": 5,
     "sockd.watch": 4,
     "sockd.http": 5,
     "sockd.worker": 6,

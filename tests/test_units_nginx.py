@@ -20,6 +20,7 @@ static = { "/a b{};#/" = '/srv/a b/"x";{}#\\y/', "/$s/" = "/srv/100%/" }
     "names": '[nginx]\nserver_name = ["a.example", "*.b.example", "~^(www\\\\.)?c\\\\.example$"]',
     "listen": '[nginx]\nlisten = ["8080 default_server", "[::]:8080"]',
     "limits": '[limits]\nbody = "1500KiB"\nhead = "100KiB"\nheader_field = 10000',
+    "status": '[nginx]\nstatus = "/sockd"\nallow = ["10.0.0.0/8"]\nstatic = { "/s/" = "/srv/" }',
     "times": '[timeouts]\nheader = "1500ms"\nboot = "1ms"\nwrite = "1h"',
 }
 
@@ -69,6 +70,15 @@ def test_a_setting_reaches_its_directive(setting: str, directive: str, tmp_path:
     assert lines.count(directive) == 1
     lines.remove("server {")
     assert sum(line.split(" ")[0] == directive.split(" ")[0] for line in lines) == 1
+
+
+def test_the_status_page_is_for_those_who_are_allowed(tmp_path: Path) -> None:
+    text = site(tmp_path, FORMS["status"])
+    location = text.partition("location ^~ /sockd/ {")[2].partition("}")[0]
+    assert location.split(";")[:2] == ["\n        allow 10.0.0.0/8", "\n        deny all"]
+    assert "proxy_pass http://unix:/run/sockd-shop-status.sock:/;" in location
+    with pytest.raises(ConfigError, match=r"nginx\.status: .* is another location already"):
+        site(tmp_path, '[nginx]\nstatus = "/s"\nstatic = { "/s/" = "/srv/" }')
 
 
 @pytest.mark.parametrize(

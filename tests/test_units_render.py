@@ -307,3 +307,20 @@ def test_systemd_finds_nothing_to_say_of_an_instance(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     verify(tmp_path, {name.replace("@", "@my-shop"): text for name, text in files.items()})
+
+
+@pytest.mark.parametrize(
+    ("executable", "expected"),
+    [
+        ("/usr/bin/sockd", True),
+        ("/usr/local/bin/sockd", True),
+        ("/srv/shop/venv/bin/sockd", False),
+    ],
+)
+def test_a_socket_without_its_program_is_not_made(
+    executable: str, expected: bool, tmp_path: Path
+) -> None:
+    files = units(configure(tmp_path), executable)
+    line = f"ConditionFileIsExecutable={executable}\n"
+    assert (line in files["shop.socket"]) == expected
+    assert "ConditionFileIsExecutable" not in files["shop.service"]

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show it
     words, command = execute.split(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        options = _parser().parse_args(words, argparse.Namespace(command=command))
+        options = _parsed(words, argparse.Namespace(command=command))
         code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -50,6 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "31",
         )
         return INTERNAL
+
+
+def _parsed(words: Sequence[str], begun: argparse.Namespace) -> argparse.Namespace:
+    """argparse ends operands at the first option: of `shop --dir /srv shop:app` one is left."""
+    parser = _parser()
+    options, left = parser.parse_known_args(words, begun)
+    if left and ("what" not in options or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.what = [*options.what, *left]
+    return options
 
 
 def _complain(error: SockdError) -> None:

@@ -117,9 +117,10 @@ def enough_workers(facts: Facts) -> Iterator[Finding]:
     status = have(facts.status)
     ready = [worker for worker in status["workers"] if worker["state"] == "ready"]
     wanted = status["wanted"] or 0
-    if status["state"] == "serving" and len(ready) < wanted:
+    booting = [one for one in status["workers"] if one["state"] in ("spawning", "booting")]
+    if status["state"] == "serving" and len(ready) + len(booting) < wanted:
         yield problem(
             f"{len(ready)} of {wanted} workers are ready",
-            "the others die at boot, or boot right now",
+            "the others die at boot, and the next attempts wait",
             f"sockd status {facts.name}; journalctl -u {facts.name} -p warning -n 50",
         )

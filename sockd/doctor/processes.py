@@ -60,7 +60,7 @@ def versions(facts: Facts) -> Iterator[Finding]:
                 f"the master is sockd {running}, installed is {installed}",
                 "the mistakes that the newer one mends are still there, and a venv with the newer "
                 "one is refused",
-                f"systemctl restart {facts.name}",
+                f"sockd upgrade {facts.name}",
             )
     if not isinstance(found.venv, Missing) and found.venv and found.venv != installed:
         path = have(facts.config).settings.app.venv
@@ -81,7 +81,7 @@ def replaced(facts: Facts) -> Iterator[Finding]:
         yield problem(
             f"the master (pid {main.pid}) runs files of sockd that have been replaced",
             "the package was upgraded, and the master is still the old one",
-            f"systemctl restart {facts.name}",
+            f"sockd upgrade {facts.name}",
         )
 
 

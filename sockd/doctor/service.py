@@ -101,6 +101,8 @@ class Rule(NamedTuple):
     """Where it is not called as the directive is."""
     restart: bool = False
     """A change needs a restart of the service, beyond daemon-reload."""
+    as_rendered: bool = False
+    """It is right if it is as sockd renders it."""
     running: bool = False
     """It can be seen only while the service runs."""
 
@@ -157,6 +159,7 @@ RULES = (
         lambda value, _, rendered: value == rendered,
         "",
         "sockd counts on it for what becomes of its workers when the master ends",
+        as_rendered=True,
     ),
     Rule(
         "KillSignal",
@@ -218,6 +221,8 @@ def _judge(facts: Facts, rule: Rule) -> Iterator[Finding]:
         raise Unknown(f"systemd tells {rule.directive}= of a service that runs")
     value, settings = unit.get(name), have(facts.config).settings
     rendered = _rendered(facts, rule.section, rule.directive)
+    if rule.as_rendered:
+        have(facts.rendered)
     if not rule.right(value, settings, rendered):
         yield problem(
             f"{rule.directive}={_signal(value) if name == 'KillSignal' else shown(value)}"

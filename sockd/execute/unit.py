@@ -137,13 +137,13 @@ def _inside(unit: Unit, words: Sequence[str]) -> list[str]:
     """`sockd exec --here` with the configuration that `sockd serve` of the unit has."""
     program, _, *rest = unit.serve
     # Variables are expanded in what systemd-run is given, unlike what the unit has: `$$` is `$`.
-    escaped = [word.replace("$", "$$") for word in words]
-    return [program, "exec", "--here", "--in-unit", *rest, "--", *escaped]
+    inside = [program, "exec", "--here", "--in-unit", *rest, "--", *words]
+    return [word.replace("$", "$$") for word in inside]
 
 
 def _read(name: str) -> Unit | None:
     found = manager.properties(name)
-    commands = [command[1] for command in found.get("ExecStart", [])]
+    commands = [manager.words(command) for command in found.get("ExecStart", [])]
     if found["LoadState"] != "loaded" or not commands or commands[0][1:2] != ["serve"]:
         return None
     _, _, configuration = " ".join(commands[0]).partition(" --config ")

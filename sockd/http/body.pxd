@@ -39,6 +39,7 @@ cdef struct Body:
     size_t size
     size_t capacity
     int fd  # in a file without a name, else -1
+    bint expects  # 100 Continue is due before more of it is asked for
     bint streamed  # its data is taken away as it comes, and never goes to a file
 
 cdef Body* body_new(bint chunked, int64_t length, int64_t limit) noexcept nogil

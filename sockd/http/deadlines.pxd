@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from sockd.board cimport Slot
 from sockd.http.connections cimport Connection, Connections
 from sockd.http.response cimport Words
 
@@ -91,4 +92,4 @@ cdef uint64_t others_until(Watch* watch) noexcept nogil
 cdef void enforce(Watch* watch, int lifeline, uint64_t now) noexcept nogil
 cdef bint answer_late(Connection* c, const Words* words) noexcept nogil
 cdef void cut_off(Connection* c) noexcept nogil
-cdef dict describe(Hand* hand, uint64_t now)
+cdef dict describe(Hand* hand, Slot* slot, uint64_t now)

@@ -22,7 +22,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
-from sockd.board cimport DRAINING, note_response
+from sockd.board cimport DRAINING, Slot, id_half, made_id, note_response
 from sockd.http.connections cimport Connection, Connections
 from sockd.http.date cimport DATE_LINE, date_line
 from sockd.http.response cimport Words
@@ -313,6 +313,11 @@ cdef bint _tell(Watch* watch, Hand* hand, int lifeline, uint64_t now) noexcept n
         size += _add(message + size, b"target", hand.words.target)
         size += _add(message + size, b"client", hand.words.client)
         size += _add(message + size, b"request_id", hand.words.id)
+        if hand.words.id == NULL and hand.words.number:
+            size += snprintf(
+                message + size, 64, b', "request_id": "%016lx%016lx"',
+                id_half(watch.all.slot, hand.words.number, False),
+                id_half(watch.all.slot, hand.words.number, True))
     message[size] = message[size + 1] = c"}"
     hand.told = deadlines_send(lifeline, message, size + 2, watch.stacks) >= 0 or (
         errno != EAGAIN and errno != ENOBUFS)
@@ -342,7 +347,7 @@ cdef size_t _add(char* where, const char* name, PyObject* text) noexcept nogil:
     return at + 1 - where
 
 
-cdef dict describe(Hand* hand, uint64_t now):
+cdef dict describe(Hand* hand, Slot* slot, uint64_t now):
     """The request in hand, as the message to the master has it."""
     found = {
         "thread": hand.thread,
@@ -358,6 +363,8 @@ cdef dict describe(Hand* hand, uint64_t now):
         ):
             if text is not None:
                 found[name] = text[:TOLD]
+        if hand.words.id == NULL and hand.words.number:
+            found["request_id"] = made_id(slot, hand.words.number)
     return found
 
 

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from sockd.board cimport Header
 from sockd.http.connections cimport Connections
 from sockd.http.handover cimport Channel
 from sockd.http.deadlines cimport Watch, pthread_t
@@ -28,7 +29,7 @@ cdef struct Helper:
     const int* listeners
     int listener_count
     const char* board  # slots of all workers
-    int slots
+    const Header* header
     uint64_t threads
     Watch watch
     # Held by whoever may touch the connections: the loop, but while it is away.
@@ -44,6 +45,7 @@ cdef struct Helper:
     int epoll
     int wake
     bint running
+    bint guest  # the loop is one of another event loop, which does not tell when it is away
     pthread_t thread
     char* scratch
 

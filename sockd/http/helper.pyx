@@ -15,11 +15,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, FREE, LEAVING, READY, SLOT_SIZE, Slot
+from sockd.board cimport DRAINING, LEAVING, READY, SLOT_SIZE, Slot
 from sockd.http.connections cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD,
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
@@ -47,6 +48,9 @@ from sockd.http.handover cimport ASKING, EVERY, MOST, SILENT, give_away, silence
 from sockd.http.deadlines cimport enforce, pthread_t, watch_free
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport head_begun, parse_head
+
+cdef extern from "sys/epoll.h" nogil:
+    uint32_t EPOLLONESHOT
 
 cdef extern from "poll.h" nogil:
     cdef struct pollfd:
@@ -110,7 +114,6 @@ cdef enum:
     QUIET_TICKS = 100
     # An application call that takes longer will keep its worker for a while.
     LONG_USEC = 50000
-    UNUSED = 64
     STACK = 256 << 10
     EVENTS = 64
     SCRATCH = 16384
@@ -205,14 +208,39 @@ cdef void* _run(void* argument) noexcept nogil:
         else:
             store(&helper.asleep, 1)
             if not _is_wanted(helper):
+                if helper.guest:
+                    _await_event(helper)
                 _wait(helper, -1)
             store(&helper.asleep, 0)
         quiet = 0 if _is_wanted(helper) or helper.returns != returns else quiet + 1
         returns = helper.returns
+        if helper.guest:
+            _see_whether_it_is_away(helper)
         if _is_due(helper, monotonic_usec()) and pthread_mutex_trylock(&helper.lock) == 0:
             _attend(helper)
             pthread_mutex_unlock(&helper.lock)
     return NULL
+
+
+cdef void _see_whether_it_is_away(Helper* helper) noexcept nogil:
+    """The loop of a guest is away when it does not come for what is there."""
+    cdef pollfd waiting
+    waiting.fd = helper.all.epoll
+    waiting.events = POLLIN
+    if poll(&waiting, 1, 0) < 1:
+        store(&helper.away_usec, 0)
+    elif not load(&helper.away_usec):
+        store(&helper.away_usec, monotonic_usec())
+
+
+cdef void _await_event(Helper* helper) noexcept nogil:
+    """Wake up when something comes for the loop of a guest, once."""
+    cdef epoll_event event
+    memset(&event, 0, sizeof(event))
+    event.events = EPOLLIN | EPOLLONESHOT
+    event.data.u64 = <uint64_t>helper.all.epoll
+    if epoll_ctl(helper.epoll, EPOLL_CTL_MOD, helper.all.epoll, &event) < 0:
+        epoll_ctl(helper.epoll, EPOLL_CTL_ADD, helper.all.epoll, &event)
 
 
 cdef inline bint _is_wanted(Helper* helper) noexcept nogil:
@@ -232,7 +260,7 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
         return
     if event.data.u64 == <uint64_t>helper.wake:
         read(helper.wake, &count, sizeof(count))
-    else:
+    elif event.data.u64 != <uint64_t>helper.all.epoll:
         # The master is gone: whoever asks is told to go elsewhere, also while the loop is away.
         epoll_ctl(helper.epoll, EPOLL_CTL_DEL, helper.lifeline, NULL)
         helper.all.slot.state = LEAVING if helper.channel.outlives else DRAINING
@@ -304,16 +332,9 @@ cdef int _siblings_with_room(const Helper* helper) noexcept nogil:
     """How many other workers could run a request at once."""
     cdef const Slot* slot
     cdef int found = 0
-    cdef int unused = 0
     cdef int i
-    for i in range(helper.slots):
+    for i in range(<int>helper.header.reach):
         slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
-        if slot.state == FREE:
-            unused += 1
-            if unused == UNUSED:
-                break  # the lowest free slot is taken first: nothing follows
-            continue
-        unused = 0
         if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
             found += 1
     return found
@@ -329,7 +350,7 @@ cdef bint _is_last_resort(Helper* helper) noexcept nogil:
         waiting[i].events = POLLIN
     if poll(waiting, helper.listener_count, 0) < 1:
         return False
-    for i in range(helper.slots):
+    for i in range(<int>helper.header.reach):
         slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
         if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
             return False

@@ -16,6 +16,9 @@ cdef enum Nothing:
     TRY_AGAIN = -2
 
 
+cdef void nudge_by(int fd) noexcept nogil
+
+
 cdef class Listening:
     cdef int fds[LISTENERS]
     cdef int count
@@ -30,8 +33,6 @@ cdef class Listening:
     cdef uint64_t unshared_until
     cdef uint64_t of_others
     cdef int in_vain
-    cdef int reach
-    cdef uint64_t reach_usec
     cdef Slot* least
 
     cdef void turn(self, bint on) noexcept

@@ -39,16 +39,24 @@ cdef extern from "unistd.h" nogil:
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <signal.h>
     #include <string.h>
+    #include <sys/eventfd.h>
     #include <sys/syscall.h>
     #include <unistd.h>
 
     static volatile sig_atomic_t nudged = 0;
+    static volatile sig_atomic_t wakes = -1;
 
     static void on_nudge(int sig) {
         (void)sig;
         nudged = 1;
+        if (wakes >= 0) {
+            int error = errno;
+            eventfd_write(wakes, 1);
+            errno = error;
+        }
     }
 
     /* SIGURG is ignored by default, so a nudge harms nobody. It interrupts epoll_wait(2) always, and
@@ -63,6 +71,10 @@ cdef extern from *:
         }
     }
 
+    static void wake_by(int fd) {
+        wakes = fd;
+    }
+
     static void nudge(pid_t pid) {
         syscall(SYS_tgkill, pid, pid, SIGURG);  /* its main thread, where the loop is */
     }
@@ -75,6 +87,7 @@ cdef extern from *:
     """
     void heed_nudges() nogil
     void nudge(int pid) nogil
+    void wake_by(int fd) nogil
     int c_was_nudged "was_nudged"() nogil
 
 cdef enum:
@@ -91,7 +104,12 @@ cdef enum:
     UNSHARED_USEC = 100000
     # A worker with a request in hand is busy after this long; before, it may just not have the CPU.
     SHORT_USEC = 20000
-    REACH_USEC = 100000
+
+
+cdef void nudge_by(int fd) noexcept nogil:
+    """Have each nudge count in `fd` (eventfd(2)), for who does not wait in epoll_wait(2) himself; -1
+    for no more."""
+    wake_by(fd)
 
 
 cdef class Listening:
@@ -202,7 +220,7 @@ cdef class Listening:
         """Workers that take connections, at least 1."""
         cdef int index
         cdef int found = 0
-        for index in range(self.board.slots):
+        for index in range(<int>self.board.header.reach):
             if self.board.slot(index).state == READY:
                 found += 1
         return max(found, 1)
@@ -214,13 +232,8 @@ cdef class Listening:
         cdef uint64_t total = 0
         cdef uint64_t workers = 0
         cdef int index
-        cdef int learnt = 0
-        cdef bint learning = self.all.now > self.reach_usec + REACH_USEC
         self.least = NULL
-        if learning:
-            self.reach_usec = self.all.now
-            self.reach = self.board.slots
-        for index in range(self.reach):
+        for index in range(<int>self.board.header.reach):
             slot = self.board.slot(index)
             if slot.state == READY and (
                 slot.active < self.threads or slot == self.all.slot
@@ -230,10 +243,6 @@ cdef class Listening:
                 workers += 1
                 if self.least == NULL or slot.connections < self.least.connections:
                     self.least = slot
-            if learning and slot.state:
-                learnt = index + 1
-        if learning:
-            self.reach = learnt
         if total - mine != self.of_others:
             self.of_others = total - mine
             self.in_vain = 0

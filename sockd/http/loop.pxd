@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from sockd.board cimport Board, Slot
-from sockd.http.connections cimport Connection, Connections
+from sockd.http.connections cimport Connection, Connections, epoll_event
 from sockd.http.deadlines cimport Hand
 from sockd.http.forwarded cimport Trust
 from sockd.http.handover cimport Channel
@@ -14,9 +14,15 @@ from sockd.http.response cimport Response
 cdef class Handler:
     """What a calling convention (WSGI, ASGI) does with requests; see loop.pyx."""
     cdef public object report
+    cdef bint streams
+    cdef int turned_away
+    cdef uint64_t turned_away_usec
 
     cdef Response open(self, Loop loop, Connection* connection, const char* head)
     cdef int recycle(self, Response response) except -1
+    cdef bint busy(self)
+    cdef int drain(self) except -1
+    cdef bint turns_away(self, Loop loop, Response response) except -1
 
 
 cdef class Loop:
@@ -39,6 +45,7 @@ cdef class Loop:
     cdef double stream_timeout  # seconds; 0: bodies are read before the application is called
     cdef uint64_t queue_limit
     cdef uint32_t connection_limit
+    cdef uint32_t concurrency  # requests in hand at once, 0 for no limit
     cdef long long date
     cdef char* scratch
     cdef Pool pool
@@ -58,7 +65,12 @@ cdef class Loop:
 
     cdef _instruct_helper(self, settings, Board board)
     cdef void _tell_date(self) noexcept
+    cdef int _begin_serving(self) except -1
+    cdef bint _is_over(self) except -1
+    cdef int _end_serving(self) except -1
     cdef int _turn(self) except -1
+    cdef int _serve_ready(self, epoll_event* events, int count, uint64_t woken) except -1
+    cdef uint64_t _next_deadline(self)
     cdef int _timeout(self)
     cdef bint hush(self, Response response) noexcept
     cdef int _let(self, Connection* c, Response response, int job) except -1
@@ -95,6 +107,8 @@ cdef class Loop:
     cdef int64_t _begin(self, Connection* c, char* head, size_t head_size, size_t size) except -2
     cdef int64_t _begin_stream(
         self, Connection* c, const char* data, size_t size, bint expects) except -2
+    cdef int64_t _begin_early(
+        self, Connection* c, const char* data, size_t size, bint expects) except -2
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2
     cdef int _run_with_body(self, Connection* c) except -1
     cdef int _run(self, Connection* c, object body) except -1
@@ -109,6 +123,7 @@ cdef class Loop:
     cdef int _note_access(self, Connection* c, int status, uint64_t sent, str why) except -1
     cdef _note_refusal(self, Connection* c, int verdict)
     cdef int _refuse(self, Connection* c, int verdict) except -1
+    cdef int _refuse_body(self, Connection* c, int verdict) except -1
     cdef int _linger(self, Connection* c) except -1
     cdef void _forget(self, Connection* c) noexcept
     cdef void _close(self, Connection* c) noexcept

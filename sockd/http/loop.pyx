@@ -196,7 +196,8 @@ cdef class Handler:
     """A calling convention, such as WSGI.
 
     The loop calls `open` when a head is read. The response to be that it returns holds the
-    request, and does the rest; see `Response`."""
+    request, and does the rest; see `Response`. If it `streams`, a response begins then, too, and
+    takes the rest of the body out of its connection."""
 
     cdef Response open(self, Loop loop, Connection* connection, const char* head):
         raise NotImplementedError
@@ -204,6 +205,32 @@ cdef class Handler:
     cdef int recycle(self, Response response) except -1:
         """A response is closed and all of it was sent, or its connection has ended."""
         return 0
+
+    cdef bint busy(self):
+        """Whether the application does something still for requests that were answered."""
+        return False
+
+    cdef int drain(self) except -1:
+        """The loop begins to drain."""
+        return 0
+
+    cdef bint turns_away(self, Loop loop, Response response) except -1:
+        """503 for a request whose client has given up, most likely: it has waited longer than
+        `limits.queue_time`. One journal line a second says how many."""
+        cdef uint64_t now = monotonic_usec()
+        if not loop.queue_limit or now <= response.waiting_since + loop.queue_limit:
+            return False
+        loop.slot.turned_away += 1
+        loop.hush(response)
+        self.turned_away += 1
+        if self.report is not None and now > self.turned_away_usec + 1000000:
+            self.report(
+                f"turned away {self.turned_away} requests that had waited longer than "
+                "limits.queue_time", None, {"PRIORITY": "4"})
+            self.turned_away = 0
+            self.turned_away_usec = now
+        response.fail(503, [("Retry-After", "1")])
+        return True
 
 
 cdef class Loop:
@@ -236,7 +263,8 @@ cdef class Loop:
         self.all.limits.head = limits.head
         self.body_limit = limits.body
         self.queue_limit = <uint64_t>(limits.queue_time * 1000000)
-        if settings.server.stream_body:
+        self.concurrency = limits.concurrency if handler.streams else 0
+        if settings.server.stream_body and not handler.streams:
             self.stream_timeout = settings.timeouts.body
         self.connection_limit = limits.connections
         timeouts = settings.timeouts
@@ -252,12 +280,15 @@ cdef class Loop:
         self.all.now = monotonic_usec()
         self._tell_date()
         self.listening = Listening(self.listeners, settings, board)
+        if handler.streams:
+            self.listening.threads = self.concurrency or 0xFFFFFFFF
         self.listening.all = &self.all
         self._instruct_helper(settings, board)
-        if watch_new(&self.helper.watch, &self.all, settings.threads, timeouts.request,
-                     settings.log.slow) < 0:
+        if watch_new(&self.helper.watch, &self.all, 1 if handler.streams else settings.threads,
+                     0 if handler.streams else timeouts.request,
+                     0 if handler.streams else settings.log.slow) < 0:
             raise MemoryError
-        if settings.threads > 1:
+        if settings.threads > 1 and not handler.streams:
             self.pool = Pool(settings.threads)
             self.pool.watch = &self.helper.watch
             self.helper.watch.wake = self.pool.fd
@@ -274,8 +305,8 @@ cdef class Loop:
         self.helper.listeners = self.listening.fds
         self.helper.listener_count = self.listening.count
         self.helper.board = board.memory
-        self.helper.slots = board.slots
-        self.helper.threads = settings.threads
+        self.helper.header = board.header
+        self.helper.threads = self.listening.threads
 
     def __dealloc__(self):
         helper_free(self.helper)
@@ -343,7 +374,7 @@ cdef class Loop:
         try:
             if watch.look:
                 watch.look = False
-                self.overruns.slow(describe(hand, monotonic_usec()), frame)
+                self.overruns.slow(describe(hand, self.slot, monotonic_usec()), frame)
             if hand.stage != INTERRUPTED:
                 return
             hand.stage = RAISED
@@ -381,40 +412,49 @@ cdef class Loop:
 
     def run(self):
         """Serve until stopped or drained."""
-        cdef int state
+        self._begin_serving()
+        try:
+            if self.pool is None:
+                watch_thread(&self.helper.watch, 0)
+            while not self._is_over():
+                self._turn()
+        finally:
+            self._end_serving()
+
+    cdef int _begin_serving(self) except -1:
         cdef int error = helper_start(self.helper)
         if error:
             raise OSError(error, "cannot start the helper thread")
-        try:
-            if not self.draining:
-                self.slot.state = READY
-            self.listening.turn(True)
-            if self.pool is None:
-                watch_thread(&self.helper.watch, 0)
-            while not self.stopping:
-                if self.drain_wish is not None:
-                    self._begin_drain()
-                if self.drain_deadline and self.slot.connections == 0:
-                    break
-                self._turn()
-        finally:
-            helper_end(self.helper)
+        if not self.draining:
+            self.slot.state = READY
+        self.listening.turn(True)
+        return 0
+
+    cdef bint _is_over(self) except -1:
+        if self.stopping:
+            return True
+        if self.drain_wish is not None:
+            self._begin_drain()
+        return (self.drain_deadline != 0 and self.slot.connections == 0
+                and not self.handler.busy())
+
+    cdef int _end_serving(self) except -1:
+        cdef int state
+        helper_end(self.helper)
         for state in range(<int>STATES_COUNT):
             while self.all.queues[state].first != NULL:
                 self._close(self.all.queues[state].first)
         bury(&self.all)
+        return 0
 
     # -- one turn ----------------------------------------------------------------------------
 
     cdef int _turn(self) except -1:
         cdef epoll_event events[EVENTS]
         cdef int count
-        cdef int i
         cdef int error
         cdef int timeout
-        cdef uint64_t tag
         cdef uint64_t woken
-        cdef Connection* c
         timeout = self._timeout()
         pthread_mutex_unlock(&self.helper.lock)
         with nogil:
@@ -428,6 +468,14 @@ cdef class Loop:
         if count < 0 and error != EINTR:
             raise OSError(error, "epoll_wait failed")
         PyErr_CheckSignals()
+        return self._serve_ready(events, count, woken)
+
+    cdef int _serve_ready(self, epoll_event* events, int count, uint64_t woken) except -1:
+        """Do what `events` of the epoll tell, -1 of them after a signal, and what is due."""
+        cdef int i
+        cdef uint64_t tag
+        cdef Connection* c
+        cdef Response response
         self.all.now = self.ready_usec = woken
         self.slot.beat_usec = woken
         self._tell_date()
@@ -462,7 +510,11 @@ cdef class Loop:
                 if c.state == CLOSED:
                     continue
                 try:
-                    if c.state == WRITING:
+                    if c.response != NULL and (<Response>c.response).of_task:
+                        response = <Response>c.response  # it may let go of its connection
+                        response.event(events[i].events)
+                        response = None
+                    elif c.state == WRITING:
                         self._drive(c)
                         self._resume(c)
                     elif c.state == ACTIVE:
@@ -508,11 +560,9 @@ cdef class Loop:
             except MemoryError:
                 pass  # the next turn tells it
 
-    cdef int _timeout(self):
-        """Milliseconds until the next deadline, -1 for none."""
+    cdef uint64_t _next_deadline(self):
+        """When the loop has to look next whatever comes, 0 for never."""
         cdef uint64_t deadline = next_deadline(&self.all)
-        if self.drain_wish is not None or self.stopping:
-            return 0
         if self.drain_deadline and (deadline == 0 or self.drain_deadline < deadline):
             deadline = self.drain_deadline
         if self.listening.again and (deadline == 0 or self.listening.again < deadline):
@@ -524,6 +574,13 @@ cdef class Loop:
             deadline == 0 or self.helper.watch.due_usec < deadline
         ):
             deadline = self.helper.watch.due_usec
+        return deadline
+
+    cdef int _timeout(self):
+        """Milliseconds until the next deadline, -1 for none."""
+        cdef uint64_t deadline = self._next_deadline()
+        if self.drain_wish is not None or self.stopping:
+            return 0
         if deadline == 0:
             return -1
         if deadline <= self.all.now:
@@ -542,7 +599,7 @@ cdef class Loop:
                     if state == HEAD:
                         self._refuse(c, -HEAD_TIMEOUT)
                     elif state == BODY:
-                        self._refuse(c, -BODY_TIMEOUT)
+                        self._refuse_body(c, -BODY_TIMEOUT)
                     elif state == WRITING:
                         self._cut(c, "cut: the client took too long to read the response")
                     else:
@@ -574,7 +631,9 @@ cdef class Loop:
 
     cdef void _listen_if_free(self) noexcept:
         """What cannot run is not accepted: another worker may have room for it."""
-        cdef bint has_thread = self.pool is None or self.pool.busy < self.pool.size
+        cdef bint has_thread = (
+            not self.concurrency or self.slot.active < self.concurrency if self.pool is None
+            else self.pool.busy < self.pool.size)
         if self.helper.health.size and has_thread == (self.helper.deaf_usec != 0):
             store(&self.helper.deaf_usec, 0 if has_thread else self.all.now)
             if load(&self.helper.asleep):
@@ -710,6 +769,7 @@ cdef class Loop:
                     self._accept_rest(index)
             self.listening.turn(False)
         self.listening.again = 0
+        self.handler.drain()
         self.handing_over = not self.closing
         if self.handing_over:
             self.takers = self.listening.takers()
@@ -963,11 +1023,14 @@ cdef class Loop:
             length = max(length, 0)
             if length < <int64_t>size:
                 c.done_asking = False
-            self._run(c, BytesIO(PyBytes_FromStringAndSize(head + head_size, length)))
+            body = PyBytes_FromStringAndSize(head + head_size, length)
+            self._run(c, body if self.handler.streams else BytesIO(body))
             return length
         c.body = body_new(chunked, length, self.body_limit)
         if c.body == NULL:
             raise MemoryError
+        if self.handler.streams:
+            return self._begin_early(c, head + head_size, size, expects)
         if self.stream_timeout:
             return self._begin_stream(c, head + head_size, size, expects)
         enter(&self.all, c, BODY)
@@ -1001,6 +1064,23 @@ cdef class Loop:
             self._run(c, stream_file(<Stream>response.stream))
         return max(taken, 0)
 
+    cdef int64_t _begin_early(
+        self, Connection* c, const char* data, size_t size, bint expects
+    ) except -2:
+        """A task takes the rest of the body out of the connection as it comes. Returns how many
+        bytes were used."""
+        cdef int64_t taken = 0
+        c.body.streamed = True
+        c.body.expects = expects and size == 0
+        taken = body_feed(c.body, data, size, &self.all.limits)
+        if taken < 0:
+            self._refuse(c, <int>taken)
+            return 0
+        if taken < <int64_t>size:
+            c.done_asking = False
+        self._run(c, None)
+        return taken
+
     cdef int64_t _tell_health(self, Connection* c, const char* head) except -2:
         cdef bint kept = health_answer(c.fd, c.head, head, self.draining, self.date)
         drop_head(&self.all, c)
@@ -1032,8 +1112,19 @@ cdef class Loop:
                 # Never to make room, which reads: what follows this request lies in `scratch`.
                 self._listen_if_free()
             return 0
-        self._let(c, response, BEGIN)
+        if response.of_task:
+            if self.concurrency and self.slot.active == self.concurrency:
+                self._listen_if_free()
+            step_away(self.helper, self.all.now)
+            try:
+                response.begin()
+            finally:
+                come_back(self.helper)
+        else:
+            self._let(c, response, BEGIN)
         self.all.now = monotonic_usec()
+        if response.connection == NULL:
+            return 0  # a task that took of its body has found the end of the connection
         return self._drive(c)
 
     cdef int _let(self, Connection* c, Response response, int job) except -1:
@@ -1081,7 +1172,7 @@ cdef class Loop:
         if self.overruns is None:
             return 0
         try:
-            request = {"how": how, **describe(hand, monotonic_usec())}
+            request = {"how": how, **describe(hand, self.slot, monotonic_usec())}
             if answer is not None:
                 request["answer"] = answer
             if how == "thread":
@@ -1104,7 +1195,7 @@ cdef class Loop:
                 hand.slow_usec = 0
                 if self.overruns is not None:
                     try:
-                        self.overruns.slow(describe(hand, self.all.now), None)
+                        self.overruns.slow(describe(hand, self.slot, self.all.now), None)
                     except Exception:
                         self._report_fault()
             if hand.stage != TAKEN and 0 < hand.deadline_usec <= self.all.now:
@@ -1121,6 +1212,8 @@ cdef class Loop:
         cdef bint able = False
         cdef int i
         hand.connection = NULL
+        if c != NULL and self.access is not None:
+            self._note_access(c, 504, 0, "timeouts.request")
         if c != NULL and hand.had == NOTHING and answer_late(c, hand.words):
             note_response(self.slot, 504)
             self._linger(c)
@@ -1148,7 +1241,7 @@ cdef class Loop:
     cdef bint hush(self, Response response) noexcept:
         """What follows in this job of the response is sockd's own: nothing is raised in it. Whether
         RequestTimeout was, before."""
-        if response.thread >= 0:
+        if response.thread >= 0 or response.of_task:
             return False
         self.helper.watch.speaking = False
         return self.helper.watch.hands[0].stage == RAISED
@@ -1172,6 +1265,10 @@ cdef class Loop:
                 return self._finish(c)
             if response.entry >= 0:
                 self.slot.in_hand[response.entry].sending = 0
+            if response.of_task:
+                if c.state == WRITING:
+                    enter(&self.all, c, ACTIVE)
+                return response.pull()
             if self.pool is not None:
                 enter(&self.all, c, ACTIVE)
                 return self.pool.submit(response, PULL)
@@ -1188,6 +1285,8 @@ cdef class Loop:
         c.progress += sent
         if c.state != WRITING or c.progress >= PROGRESS:
             enter(&self.all, c, WRITING)
+        if (<Response>c.response).awaits_body:
+            return self._want(c, EPOLLIN | EPOLLOUT)
         return self._want(c, EPOLLOUT)
 
     cdef int _resume(self, Connection* c) except -1:
@@ -1267,6 +1366,12 @@ cdef class Loop:
         stream = response.stream
         self._release(c)
         c.served += 1
+        if c.body != NULL:
+            unread = c.body.phase != COMPLETE
+            body_free(c.body)
+            c.body = NULL
+            if unread:
+                return self._linger(c)
         if stream is not None:
             if not (<Stream>stream).complete():
                 return self._linger(c)
@@ -1287,8 +1392,11 @@ cdef class Loop:
             response = <Response>c.response
             c.response = NULL
             Py_DECREF(response)
-            if c.state == ACTIVE or c.state == WRITING:
+            if c.state == ACTIVE or c.state == WRITING or c.state == BODY and response.of_task:
                 self.slot.active -= 1
+                if self.concurrency and self.slot.active + 1 == self.concurrency:
+                    # Not here: to make room for another reads, and this may be amid of that.
+                    self.listening.again = self.all.now
             if self.slot.active == 0:
                 self.slot.request_started_usec = 0
             response.connection = NULL
@@ -1321,10 +1429,13 @@ cdef class Loop:
         the application is to blame, else information, since clients come and go as they like."""
         if self.handler.report is None:
             return
-        request = (<Response>c.response).describe() if c.response != NULL else ""
+        request = ""
+        fields = {"PRIORITY": "4" if of_app else "6"}
+        if c.response != NULL:
+            request = (<Response>c.response).describe()
+            fields["SOCKD_REQUEST_ID"] = id_of(<Response>c.response, self.slot)
         peer = peer_of(c)[0] or "a Unix socket"
-        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None,
-                            {"PRIORITY": "4" if of_app else "6"})
+        self.handler.report(f"{request + ': ' if request else ''}{what} (from {peer})", None, fields)
 
     cdef _note_refusal(self, Connection* c, int verdict):
         cdef int status = refusal(verdict).status
@@ -1361,6 +1472,14 @@ cdef class Loop:
         if self.access is not None:
             self._note_access(c, refusal(verdict).status, sent, "")
         return self._linger(c)
+
+    cdef int _refuse_body(self, Connection* c, int verdict) except -1:
+        """Refuse a body; the response to it may have begun."""
+        if c.response != NULL and (<Response>c.response).head_written:
+            self._note_refusal(c, verdict)
+            self._close(c)
+            return 0
+        return self._refuse(c, verdict)
 
     cdef int _linger(self, Connection* c) except -1:
         """Close after a response while input is unread or may be on its way: close() would reset

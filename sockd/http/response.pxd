@@ -12,6 +12,7 @@ cdef struct Words:
     PyObject* target
     PyObject* client
     PyObject* id
+    uint64_t number  # of which its id is made where it came without
 
 cdef int buffer_add(Buffer* buffer, const char* data, size_t size) except -1
 cdef void buffer_free(Buffer* buffer) noexcept nogil
@@ -48,6 +49,8 @@ cdef class Response:
     cdef uint64_t sent_bytes
     cdef object body
     cdef object stream  # the body if it is read while it comes (sockd.http.stream), else None
+    cdef bint awaits_body  # its task waits for more of the body
+    cdef bint of_task  # it comes when its task gives it, and `event` is told of its connection
     # Since when the request waits for the application (CLOCK_MONOTONIC, microseconds).
     cdef uint64_t waiting_since
     cdef Words words
@@ -85,6 +88,8 @@ cdef class Response:
 
     cdef void reset(self, bint http11, bint head_only, bint keep_alive) noexcept
     cdef int start(self, str status, list headers) except -1
+    cdef int start_bytes(self, int code, headers) except -1
+    cdef void _start_anew(self) noexcept
     cdef int add(self, bytes data, int64_t known_length) except -1
     cdef int add_file(self, int fd, int64_t at, int64_t size, int64_t known_length) except -1
     cdef int end(self) except -1
@@ -96,12 +101,17 @@ cdef class Response:
     cdef int begin(self) except -1
     cdef int pull(self) except -1
     cdef int close(self) except -1
+    cdef int event(self, uint32_t events) except -1
+    cdef bint leaves_input(self) noexcept
     cdef str describe(self)
     cdef object told(self)
     cdef int _send_memory(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int _send_file(self, int fd, uint32_t* sent_bytes) noexcept
     cdef int send(self, int fd, uint32_t* sent_bytes) noexcept
-    cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1
+    cdef bint _is_ours(self, const char* name, Py_ssize_t size, const char* value,
+                       Py_ssize_t value_size) except? -1
+    cdef int _add_field(self, const char* name, Py_ssize_t size, const char* value,
+                        Py_ssize_t value_size) except -1
     cdef int _write_head(self, int64_t known_length) except -1
 
 

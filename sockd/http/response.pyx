@@ -157,30 +157,35 @@ cdef void buffer_free(Buffer* buffer) noexcept nogil:
     memset(buffer, 0, sizeof(Buffer))
 
 
-cdef inline int _add_text(Buffer* buffer, str text) except -1:
-    """Latin-1, as PEP 3333 has it for native strings."""
-    if PyUnicode_KIND(text) != PyUnicode_1BYTE_KIND:
-        raise ValueError(f"not Latin-1: {text!r}")
-    return buffer_add(buffer, <char*>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
-
-
 cdef inline int _add_literal(Buffer* buffer, bytes text) except -1:
     return buffer_add(buffer, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
 
-cdef int64_t _length(str value) except -1:
+cdef int64_t _length(const char* digits, Py_ssize_t size) except -1:
     cdef int64_t length = 0
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
-    cdef const uint8_t* digits = <const uint8_t*>PyUnicode_DATA(value)
     cdef Py_ssize_t i
-    cdef bint wrong = PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND or not 0 < size <= 18
+    cdef bint wrong = not 0 < size <= 18
     if not wrong:
         for i in range(size):
             wrong |= not 48 <= digits[i] <= 57
             length = length * 10 + digits[i] - 48
     if wrong:
-        raise ValueError(f"Content-Length is not a number: {value!r}")
+        raise ValueError(f"Content-Length is not a number: {digits[:size].decode('latin-1')!r}")
     return length
+
+
+cdef dict _status_lines = {}
+
+
+cdef bytes _status_line(int code):
+    line = _status_lines.get(code)
+    if line is None:
+        try:
+            phrase = HTTPStatus(code).phrase
+        except ValueError:
+            phrase = ""
+        line = _status_lines[code] = f"HTTP/1.1 {code} {phrase}\r\n".encode()
+    return line
 
 
 cdef int _add_length(Buffer* buffer, int64_t length) except -1:
@@ -204,7 +209,10 @@ cdef class Response:
 
     A calling convention derives from it: `begin` calls the application with `body`, `pull` adds a
     piece whenever all added so far was sent, or ends the response, `close` is called once, on
-    every path. None of them raises for what the application does."""
+    every path. None of them raises for what the application does.
+
+    If it is `of_task`, `begin` starts a task of an event loop, `pull` tells that task that all so
+    far was sent, and what the task gives later it sends itself (sockd.http.guest)."""
 
     def __cinit__(self):
         memset(&self.buffer, 0, sizeof(Buffer))
@@ -223,7 +231,7 @@ cdef class Response:
         self.tell_id = False
         self.headers = None
         self.thread = -1
-        self.in_pool = self.closed = self.light = False
+        self.in_pool = self.closed = self.light = self.awaits_body = False
         self.body = self.stream = None
         self.http11 = http11
         self.head_only = head_only
@@ -257,16 +265,12 @@ cdef class Response:
         cdef Buffer* buffer = &self.buffer
         cdef const char* text
         cdef Py_ssize_t size
-        cdef Py_ssize_t start
         cdef object header
         cdef object first
         cdef object second
         cdef str name
         cdef str value
-        self.started = False
-        buffer.size = 0
-        self.length = -1
-        self.has_date = False
+        self._start_anew()
         if PyUnicode_KIND(status) != PyUnicode_1BYTE_KIND:
             raise ValueError(f"status is not Latin-1: {status!r}")
         text = <const char*>PyUnicode_DATA(status)
@@ -294,28 +298,65 @@ cdef class Response:
             size = PyUnicode_GET_LENGTH(name)
             if not is_token(text, <uint32_t>size):
                 raise ValueError(f"header name is not a token: {name!r}")
-            if self._is_ours(name, value, text, size):
-                continue
-            start = buffer.size
-            buffer_add(buffer, text, size)
-            _add_literal(buffer, b": ")
-            _add_text(buffer, value)
-            if not is_field_value(buffer.data + start, <uint32_t>(buffer.size - start)):
-                raise ValueError(f"control character in header {name!r}: {value!r}")
-            _add_literal(buffer, b"\r\n")
+            if PyUnicode_KIND(value) != PyUnicode_1BYTE_KIND:
+                raise ValueError(f"not Latin-1: {value!r}")
+            self._add_field(
+                text, size, <const char*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value))
         self.headers = headers
         self.started = True
         return 0
 
-    cdef bint _is_ours(self, str name, str value, const char* text, Py_ssize_t size) except? -1:
+    cdef void _start_anew(self) noexcept:
+        self.started = False
+        self.buffer.size = 0
+        self.length = -1
+        self.has_date = False
+
+    cdef int start_bytes(self, int code, headers) except -1:
+        """As `start`, from what ASGI has: `code` alone, and pairs of bytes."""
+        cdef object header
+        cdef object name
+        cdef object value
+        self._start_anew()
+        if not 200 <= code <= 999:
+            raise ValueError(f"not a final status: {code}")
+        self.code = code
+        _add_literal(&self.buffer, _status_line(code))
+        for header in headers:
+            name, value = header
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise TypeError(f"name and value of a header have to be bytes: {header!r}")
+            if not is_token(PyBytes_AS_STRING(name), <uint32_t>PyBytes_GET_SIZE(name)):
+                raise ValueError(f"header name is not a token: {name!r}")
+            self._add_field(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
+                            PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        self.started = True
+        return 0
+
+    cdef int _add_field(self, const char* name, Py_ssize_t size, const char* value,
+                        Py_ssize_t value_size) except -1:
+        cdef Buffer* buffer = &self.buffer
+        if not is_field_value(value, <uint32_t>value_size):
+            raise ValueError(
+                f"control character in header {name[:size].decode('latin-1')!r}: "
+                f"{value[:value_size].decode('latin-1')!r}")
+        if not self._is_ours(name, size, value, value_size):
+            buffer_add(buffer, name, size)
+            _add_literal(buffer, b": ")
+            buffer_add(buffer, value, value_size)
+            _add_literal(buffer, b"\r\n")
+        return 0
+
+    cdef bint _is_ours(self, const char* name, Py_ssize_t size, const char* value,
+                       Py_ssize_t value_size) except? -1:
         """Look at a header that concerns framing; true if it does not go out as it is."""
-        cdef Kind kind = _kind(text, size)
+        cdef Kind kind = _kind(name, size)
         if kind == PLAIN:
             return False
         if kind == LENGTH_FIELD:
             if self.length >= 0:
                 raise ValueError("Content-Length is set twice")
-            self.length = _length(value)
+            self.length = _length(value, value_size)
             # Whether it may go out depends on the status; _write_head decides.
         elif kind == DATE_FIELD:
             self.has_date = True
@@ -324,10 +365,10 @@ cdef class Response:
             self.tell_id = False  # the application does
             return False
         elif kind == CONNECTION_FIELD:
-            if "close" in value.lower():
+            if b"close" in value[:value_size].lower():
                 self.keep_alive = False
         elif self.complaint is None:
-            self.complaint = f"dropped the hop-by-hop header {name}"
+            self.complaint = f"dropped the hop-by-hop header {name[:size].decode('latin-1')}"
         return True
 
     cdef int _write_head(self, int64_t known_length) except -1:
@@ -352,7 +393,8 @@ cdef class Response:
             _add_literal(buffer, date_field)
         if self.tell_id and self.request_id is not None:
             _add_literal(buffer, b"X-Request-ID: ")
-            _add_text(buffer, self.request_id)
+            buffer_add(buffer, <const char*>PyUnicode_DATA(self.request_id),
+                       PyUnicode_GET_LENGTH(self.request_id))
             _add_literal(buffer, b"\r\n")
         if not self.keep_alive:
             _add_literal(buffer, b"Connection: close\r\n\r\n")
@@ -442,6 +484,8 @@ cdef class Response:
             return 0
         self.piece = None
         self.file_left = 0
+        if self.leaves_input():
+            self.keep_alive = False
         phrase = HTTPStatus(code).phrase
         self.start(
             f"{code} {phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers])
@@ -468,6 +512,14 @@ cdef class Response:
 
     cdef int close(self) except -1:
         raise NotImplementedError
+
+    cdef int event(self, uint32_t events) except -1:
+        """epoll(7) tells this of the connection, of a response that is `of_task`."""
+        raise NotImplementedError
+
+    cdef bint leaves_input(self) noexcept:
+        """Whether a part of the request's body was not read."""
+        return False
 
     cdef str describe(self):
         """The request for the journal: "GET /path"."""

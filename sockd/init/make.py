@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -126,7 +125,6 @@ def _application(
     entry = project.get("tool", {}).get("fastapi", {}).get("entrypoint")
     if isinstance(entry, str) and ":" in entry:
         draft.say("found", f"tool.fastapi.entrypoint in pyproject.toml: {entry}")
-        _served("ASGI", "FastAPI", entry)
         _put(entry, directory, draft)
         return
     if len(manage) > 1:
@@ -135,7 +133,6 @@ def _application(
     found = django.read(manage[0]) if manage else None
     if found:
         draft.say("found", f"Django: {manage[0]}, settings {found.settings}")
-        _served("ASGI" if found.asgi else "WSGI", "Django", found.target)
         _put(found.target, found.root, draft)
         django.apply(found, draft)
         return
@@ -152,8 +149,6 @@ def _application(
             detail="\n".join(f"  {candidate}" for candidate in chosen),
         )
     draft.say("found", str(chosen[0]))
-    made = chosen[0].application
-    _served(made.interface, made.framework, chosen[0].target)
     _put(chosen[0].target, chosen[0].root, draft)
 
 
@@ -174,14 +169,6 @@ def _given(given: tuple[str, str], directory: Path, manage: Sequence[Path], draf
 def _put(target: str, root: Path, draft: Draft) -> None:
     draft.put("app.target", target, "")
     draft.put("app.directory", str(root), "")
-
-
-def _served(interface: str, framework: str, target: str) -> None:
-    if interface == "ASGI" and importlib.util.find_spec("sockd.worker.asgi") is None:
-        raise SockdError(
-            f"{target} is an ASGI application ({framework}); this sockd serves WSGI only. "
-            "Nothing was written"
-        )
 
 
 def _venv(directory: Path, given: str, draft: Draft) -> None:

@@ -1,4 +1,5 @@
-"""The control socket: HTTP/1.1 with JSON, for `sockd status`, `reload`, `stop` and curl.
+"""The control socket: HTTP/1.1 with JSON, for `sockd status`, `reload`, `stop` and curl; and the
+listeners named `status` and `metrics`, if systemd passes such.
 
 One request a connection. Everything is bounded and non-blocking: a slow, silent or hostile client
 costs the master a descriptor for PATIENCE seconds and nothing else. Who may speak is decided by
@@ -54,6 +55,9 @@ def socket_path(name: str, environ: dict[str, str] | os._Environ[str] = os.envir
     return None
 
 
+Answer = Callable[["Client", str, str, Any], None]
+
+
 class Control:
     """Accepts clients, and calls `answer(client, method, path, body)` for each whole request.
 
@@ -61,25 +65,12 @@ class Control:
     """
 
     def __init__(
-        self,
-        path: Path,
-        selector: Selector,
-        answer: Callable[[Client, str, str, Any], None],
-        inherited: ControlSocket | None = None,
+        self, listener: Listener, selector: Selector, answer: Answer, *, open_to_all: bool = False
     ) -> None:
-        """BindError, PermissionDenied."""
+        """`open_to_all`: whoever can connect may ask."""
+        self.listener = listener
+        self.open_to_all = open_to_all
         self._made: Path | None = None
-        if inherited:
-            self._made = Path(inherited.made) if inherited.made else None
-            sock = socket.socket(fileno=inherited.fd)
-            device, number = inherited.inode
-            self.listener = Listener(path.stem, sock, str(path), (device, number))
-        else:
-            with contextlib.suppress(OSError):  # binding says what is wrong
-                if not path.parent.is_dir():
-                    path.parent.mkdir(mode=0o755, parents=True)
-                    self._made = path.parent
-            self.listener = bind_unix(str(path), backlog=BACKLOG, umask=0o177)
         self.selector = selector
         self.answer = answer
         self.clients: set[Client] = set()
@@ -87,9 +78,6 @@ class Control:
         self.listener.socket.setblocking(False)
         self.accepting = False
         self._listen(True)
-        if inherited:
-            for client in inherited.clients:
-                self.clients.add(Client.inherited(client, self))
 
     def state(self) -> ControlSocket:
         assert self.listener.inode
@@ -100,6 +88,29 @@ class Control:
             str(self._made) if self._made else None,
             [client.state() for client in self.clients],
         )
+
+    @classmethod
+    def at(cls, path: Path, selector: Selector, answer: Answer) -> Control:
+        """At a path that is made for it. BindError, PermissionDenied."""
+        made: Path | None = None
+        with contextlib.suppress(OSError):  # binding says what is wrong
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o755, parents=True)
+                made = path.parent
+        control = cls(bind_unix(str(path), backlog=BACKLOG, umask=0o177), selector, answer)
+        control._made = made
+        return control
+
+    @classmethod
+    def inherited(cls, state: ControlSocket, selector: Selector, answer: Answer) -> Control:
+        """The one that an earlier master in this process has made, with its clients."""
+        device, number = state.inode
+        sock = socket.socket(fileno=state.fd)
+        name = Path(state.path).stem
+        control = cls(Listener(name, sock, state.path, (device, number)), selector, answer)
+        control._made = Path(state.made) if state.made else None
+        control.clients |= {Client.inherited(client, control) for client in state.clients}
+        return control
 
     def _listen(self, on: bool) -> None:
         if on and not self.accepting:
@@ -211,6 +222,8 @@ class Client:
             self.reply(refusal.status, {"ok": False, "error": str(refusal)})
 
     def _allowed(self) -> bool:
+        if self.control.open_to_all:
+            return True
         size = struct.calcsize("3i")
         credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         _, uid, _ = struct.unpack("3i", credentials)
@@ -231,6 +244,7 @@ class Client:
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
             "Connection: close\r\n\r\n"
         )
         self.to_send = head.encode() + body

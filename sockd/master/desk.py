@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from http import HTTPStatus
+from importlib import resources
 from typing import Any
 
 import sockd
@@ -13,6 +15,7 @@ from sockd.master.events import Event, Reload, Reply, Resize, Stop, Upgrade
 from sockd.master.fleet import Fleet
 from sockd.master.report import Reporter
 from sockd.master.service import Service
+from sockd.master.stacks import Stacks
 from sockd.master.states import W
 
 
@@ -22,23 +25,23 @@ class Desk:
         fleet: Fleet,
         service: Service,
         reporter: Reporter,
+        stacks: Stacks,
         happened: Callable[[Event], None],
     ) -> None:
         """`happened` takes what the fleet is to decide about; a Reply is the answer."""
         self.fleet = fleet
         self.service = service
         self.reporter = reporter
+        self.stacks = stacks
         self.happened = happened
+        # While it can be read: an upgrade replaces files under running processes.
+        self.page = resources.files(__package__).joinpath("page.html").read_text()
 
     def asked(self, client: Client, method: str, path: str, body: Any) -> None:
         """Answer at once, or have it decided. Refused."""
         match method, path:
-            case "GET", "/status":
-                client.reply(HTTPStatus.OK, self._status())
-            case "GET", "/metrics":
-                client.send(HTTPStatus.OK, metrics.CONTENT_TYPE, metrics.text(self._status()))
-            case "GET", "/healthz":
-                self._tell_health(client)
+            case "GET", "/stacks":
+                self.stacks.ask(lambda content: client.reply(HTTPStatus.OK, content))
             case "POST", "/reload":
                 self.happened(Reload(client))
             case "POST", "/upgrade":
@@ -53,30 +56,54 @@ class Desk:
                 if not isinstance(by, int) or isinstance(by, bool) or not by:
                     raise Refused(HTTPStatus.BAD_REQUEST, 'say {"by": N}, N not 0')
                 self.happened(Resize(by, client))
-            case (
-                _,
-                "/status"
-                | "/metrics"
-                | "/healthz"
-                | "/reload"
-                | "/upgrade"
-                | "/stop"
-                | "/workers",
-            ):
+            case _, "/stacks" | "/reload" | "/upgrade" | "/stop" | "/workers":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
             case _:
+                self.looked(client, method, path, body)
+
+    def looked(self, client: Client, method: str, path: str, body: Any) -> None:
+        """Answer somebody who may look and nothing else. Refused."""
+        match path:
+            case "/":
+                content_type, text = "text/html; charset=utf-8", self.page
+            case "/status":
+                content_type, text = "application/json", json.dumps(self._status()) + "\n"
+            case _:
+                self.scraped(client, method, path, body)
+                return
+        self._tell(client, method, path, content_type, text)
+
+    def scraped(self, client: Client, method: str, path: str, body: Any) -> None:
+        """Answer somebody who may have the metrics. Refused."""
+        match path:
+            case "/metrics":
+                text = metrics.text(self._status())
+                self._tell(client, method, path, metrics.CONTENT_TYPE, text)
+            case "/healthz":
+                serves = self.fleet.live is not None and any(self.fleet.live.in_state(W.READY))
+                status = HTTPStatus.OK if serves else HTTPStatus.SERVICE_UNAVAILABLE
+                text = "ok\n" if serves else "no\n"
+                self._tell(client, method, path, "text/plain", text, status)
+            case _:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no {path}")
+
+    def _tell(
+        self,
+        client: Client,
+        method: str,
+        path: str,
+        content_type: str,
+        text: str,
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> None:
+        if method != "GET":
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} does not take {method}")
+        client.send(status, content_type, text)
 
     def _status(self) -> dict[str, Any]:
         config = self.service.config
         assert config
         return self.reporter.status(config, self.service.listeners)
-
-    def _tell_health(self, client: Client) -> None:
-        """Whether requests are answered, as READY=1 says it to systemd."""
-        serves = self.fleet.live is not None and any(self.fleet.live.in_state(W.READY))
-        status = HTTPStatus.OK if serves else HTTPStatus.SERVICE_UNAVAILABLE
-        client.send(status, "text/plain", "ok\n" if serves else "no\n")
 
     def reply(self, decision: Reply) -> None:
         """The outcome of what was asked for earlier."""

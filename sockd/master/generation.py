@@ -320,7 +320,9 @@ class Lifeline:
         self.socket = sock
         self.pid: int | None = None
         self.open = True
-        self._stacks = -1
+        self.dump = -1  # what the worker writes its stacks to, once it is ready
+        self.told = 0  # bytes of them that were for whoever asked
+        self.answer: str | None = None  # its stacks, when it was asked for them
 
     @classmethod
     def inherited(cls, state: LifelineState) -> Self:
@@ -328,11 +330,12 @@ class Lifeline:
         sock = socket.socket(fileno=state.fd)
         sock.setblocking(False)
         self = cls(state.worker, state.slot, sock)
-        self.pid, self.open = state.pid, state.open
+        self.pid, self.open, self.dump = state.pid, state.open, state.dump
         return self
 
     def state(self) -> LifelineState:
-        return LifelineState(self.worker, self.slot, self.socket.fileno(), self.pid, self.open)
+        fd = self.socket.fileno()
+        return LifelineState(self.worker, self.slot, fd, self.pid, self.open, self.dump)
 
     def send(self, message: messages.Message) -> None:
         with contextlib.suppress(OSError):  # a worker that is gone is reaped
@@ -351,6 +354,7 @@ class Lifeline:
             if message is None:
                 return events, False
             if "ready" in message:
+                self._keep(descriptors)
                 private, shared = message.get("memory") or (0, 0)
                 events.append(Ready(self.worker, message["ready"], private, shared))
             elif "timeout" in message:
@@ -363,19 +367,29 @@ class Lifeline:
             elif "failed" in message:
                 failed = message["failed"]
                 events.append(Words(self.worker, failed["message"], failed["detail"]))
+            elif "stacks" in message:
+                self.answer = str(message["stacks"])
 
     def _keep(self, descriptors: list[int]) -> None:
         for fd in descriptors:
-            if self._stacks >= 0:
-                os.close(self._stacks)
-            self._stacks = fd
+            if self.dump >= 0:
+                os.close(self.dump)
+            self.dump = fd
+
+    def dumped_size(self) -> int:
+        return os.fstat(self.dump).st_size if self.dump >= 0 else 0
+
+    def dumped(self, since: int = 0) -> str:
+        """The stacks that it wrote after the first `since` bytes, bounded."""
+        if self.dump < 0:
+            return ""
+        size = os.fstat(self.dump).st_size
+        return bounded(os.pread(self.dump, size - since, since).decode(errors="replace"))
 
     def stacks(self) -> str:
-        """Those that the worker has written, bounded; empty when it has not."""
-        return written(self._stacks) if self._stacks >= 0 else ""
+        """What it has written since anybody asked for it, bounded."""
+        return self.dumped(self.told)
 
     def close(self) -> None:
         self.socket.close()
-        if self._stacks >= 0:
-            os.close(self._stacks)
-            self._stacks = -1
+        self._keep([-1])

@@ -70,6 +70,7 @@ class ServiceState:
     began_with: dict[str, Any]
     listeners: list[Listening]
     adopted: bool
+    kept: dict[str, list[int]] = field(default_factory=dict)  # of systemd's fd store, by name
 
 
 @dataclass
@@ -90,6 +91,7 @@ class LifelineState:
     fd: int
     pid: int | None = None
     open: bool = True
+    dump: int = -1
 
 
 @dataclass
@@ -141,7 +143,6 @@ class State:
     totals: TotalsState | None = None
     control: ControlSocket | None = None
     signals: list[int] = field(default_factory=list)
-    kept: dict[str, list[int]] = field(default_factory=dict)  # of systemd's fd store
     environ: dict[str, str] = field(default_factory=dict)  # the service manager's words
     started: float = 0.0
     sockd: str = ""
@@ -153,9 +154,10 @@ class State:
         for server in self.servers:
             found += [server.dump, *([] if server.control is None else [server.control])]
         found += [one.fd for one in self.lifelines]
+        found += [one.dump for one in self.lifelines if one.dump >= 0]
         if self.control:
             found += [self.control.fd, *(one.fd for one in self.control.clients)]
-        return found + [fd for fds in self.kept.values() for fd in fds]
+        return found + [fd for fds in self.service.kept.values() for fd in fds]
 
 
 def write(state: State) -> bytes:

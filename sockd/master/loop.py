@@ -80,6 +80,7 @@ from sockd.master.leftover import LeftOver, end_group
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.report import Reporter
 from sockd.master.service import Service
+from sockd.master.stacks import Stacks
 from sockd.master.states import LONGEST_HOLD, W
 from sockd.master.succession import Succession, board_of
 from sockd.master.totals import Totals
@@ -170,7 +171,6 @@ class Master(Succession):
             self.selector,
             lambda: self.events.append(Reload()),
             inherited.service if inherited else None,
-            inherited.kept if inherited else None,
         )
         self.service.keep_channel(self.notifier)
         keep_descriptors()
@@ -184,14 +184,16 @@ class Master(Succession):
         self.left_over = LeftOver(self.group, time.monotonic(), upgraded=inherited is not None)
         self.reporter = Reporter(self.fleet, self.board, self.totals, self.left_over)
         self.control: Control | None = None
+        self.windows: list[Control] = []  # through which others may look, but not act
         self.question: Question | None = None
-        self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
         self.orphans = Orphans(self.sessions)
         self.look_for_orphans = False
         self.oom = OOMWatch()
         self.lifelines: dict[WorkerId, Lifeline] = {}
+        self.stacks = Stacks(self.lifelines)
+        self.desk = Desk(self.fleet, self.service, self.reporter, self.stacks, self.events.append)
         self.boot_error: SockdError | None = None
         self.exit: Exit | None = None
         self.on_signal = dict(ON_SIGNAL)
@@ -202,7 +204,6 @@ class Master(Succession):
             del self.on_signal[signal.SIGWINCH]  # it says that its window has another size
         self.handled = {*self.on_signal, signal.SIGUSR1, signal.SIGCHLD}
         self.program = upgrade.program()
-        self.kept = self.service.channel.named()
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             Relaunch: self._relaunch,
@@ -305,8 +306,8 @@ class Master(Succession):
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
         due += [self.left_over.turn(now), self.question.turn(now) if self.question else None]
-        if self.control:
-            due.append(self.control.turn(now))
+        due.append(self.stacks.turn(now))
+        due += [control.turn(now) for control in self._controls()]
         if self.proof:
             due.append(self.proof.turn(now))
         first = min((at for at in due if at is not None), default=None)
@@ -323,8 +324,8 @@ class Master(Succession):
         for number in self.on_signal:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
-        if self.control:
-            self.control.close()
+        for control in self._controls():
+            control.close()
         for server in self.servers.values():
             server.close()
         for lifeline in self.lifelines.values():
@@ -407,11 +408,14 @@ class Master(Succession):
 
     # A generation.
 
+    def _controls(self) -> list[Control]:
+        return [*self.windows, *([self.control] if self.control else [])]
+
     def _open_control(self, name: str) -> None:
         path = socket_path(name)
         try:
             if path:
-                self.control = Control(path, self.selector, self.desk.asked)
+                self.control = Control.at(path, self.selector, self.desk.asked)
                 return
             reason = "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"
         except SockdError as error:
@@ -419,6 +423,12 @@ class Master(Succession):
         journal.log(
             journal.WARNING, f"no control socket, so no `sockd status` and `reload`: {reason}"
         )
+
+    def _open_windows(self) -> None:
+        answers = {"status": self.desk.looked, "metrics": self.desk.scraped}
+        for one in self.service.windows:
+            answer = answers[one.name]
+            self.windows.append(Control(one, self.selector, answer, open_to_all=True))
 
     def _launch(self, decision: Launch) -> None:
         try:
@@ -430,6 +440,7 @@ class Master(Succession):
             self.left_over.allow(config.settings.timeouts.drain)
             if first:
                 self._open_control(config.name)
+                self._open_windows()
             self._exec_server(decision.generation, config, config.settings.preload != "off")
 
     def _relaunch(self, decision: Relaunch) -> None:

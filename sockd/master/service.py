@@ -20,6 +20,9 @@ from sockd.master.watcher import Watcher, watched
 from sockd.notify import Notifier
 from sockd.worker import messages
 
+WINDOWS = ("status", "metrics")
+"""Names of listeners that are not the application's (FileDescriptorName=, systemd.socket(5))."""
+
 
 class Service:
     def __init__(
@@ -29,7 +32,6 @@ class Service:
         selector: selectors.BaseSelector,
         changed: Callable[[], None],
         inherited: ServiceState | None = None,
-        inherited_fds: dict[str, list[int]] | None = None,
     ) -> None:
         """`load` is called for each generation, `changed` when a file is other than it was, if
         they are to be watched."""
@@ -38,12 +40,14 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
-        stored = inherited_fds or {}
+        self.windows: list[Listener] = []
+        stored: dict[str, list[int]] = {}
         if inherited:
             self._inherit(inherited)
+            stored = inherited.kept
         else:
             try:
-                self.listeners = activation.adopt(channel.NAMES, stored)
+                self._sort(activation.adopt(channel.NAMES, stored))
             except SockdError as error:
                 self._listen_error = error  # a boot that fails, as others do
             self.adopted = bool(self.listeners)
@@ -69,12 +73,19 @@ class Service:
             return Config(state.name, path, messages.settings(values), {})
 
         self.config, self._began_with = config(state.settings), config(state.began_with)
-        journal.configure(self.config.settings.log.level, sockd_name=state.name)
+        log = self.config.settings.log
+        journal.configure(log.level, log.format, sockd_name=state.name)
         self.adopted = state.adopted
+        listeners = []
         for one in state.listeners:
             inode = (one.inode[0], one.inode[1]) if one.inode else None
             sock = socket.socket(fileno=one.fd)
-            self.listeners.append(Listener(one.name, sock, one.address, inode))
+            listeners.append(Listener(one.name, sock, one.address, inode))
+        self._sort(listeners)
+
+    def _sort(self, listeners: list[Listener]) -> None:
+        self.windows = [one for one in listeners if one.name in WINDOWS]
+        self.listeners = [one for one in listeners if one.name not in WINDOWS]
 
     def state(self) -> ServiceState:
         assert self.config
@@ -86,9 +97,10 @@ class Service:
             asdict(self._began_with.settings),
             [
                 Listening(one.socket.fileno(), one.name, one.address, one.inode)
-                for one in self.listeners
+                for one in (*self.listeners, *self.windows)
             ],
             self.adopted,
+            self.channel.named(),
         )
 
     def configure(self) -> Config:
@@ -158,5 +170,5 @@ class Service:
     def close(self) -> None:
         self.end_watcher()
         self.channel.close()
-        for listener in self.listeners:
+        for listener in (*self.listeners, *self.windows):
             listener.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import selectors
 from collections import deque
-from pathlib import Path
 
 import sockd
 from sockd import board, journal
@@ -48,8 +47,6 @@ class Succession:
     """That is executed in this process."""
     handled: set[int]
     """Signals for which there are handlers."""
-    kept: dict[str, list[int]]
-    """Names of systemd's fd store, and the descriptors that this process holds of them."""
     proof: upgrade.Proof | None = None
     replacing = False
 
@@ -115,7 +112,6 @@ class Succession:
             totals=self.totals.state(self.board, living(self.fleet)),
             control=self.control.state() if self.control else None,
             signals=signals,
-            kept=self.kept,
             environ=self.notifier.environ,
             started=self.reporter.started,
             sockd=sockd.__version__,
@@ -128,7 +124,6 @@ class Succession:
         self.reporter.started = state.started
         self.sessions.update(state.orphans.sessions)
         self.orphans.inherit(state.orphans)
-        self.kept = state.kept
         assert self.service.config
         for server in state.servers:
             self.servers[server.generation] = ForkServer.inherited(server, self.service.config)
@@ -140,17 +135,20 @@ class Succession:
                 self._listen_to_worker(self.lifelines[lifeline.worker])
         clients: dict[int, Client] = {}
         if state.control:
-            path = Path(state.control.path)
-            self.control = Control(path, self.selector, self.desk.asked, state.control)
+            self.control = Control.inherited(state.control, self.selector, self.desk.asked)
             for client in self.control.clients:
                 client.asked_of = state.sockd
                 clients[client.socket.fileno()] = client
+        self._open_windows()
         inheritance.give(state.fleet, self.fleet, clients.get)
 
     def _listen_to_server(self, server: ForkServer) -> None:
         raise NotImplementedError
 
     def _listen_to_worker(self, lifeline: Lifeline) -> None:
+        raise NotImplementedError
+
+    def _open_windows(self) -> None:
         raise NotImplementedError
 
 

@@ -12,6 +12,7 @@ FILE = "sockd.conf"
 _LISTS = frozenset(
     {
         "CapabilityBoundingSet",
+        "ConditionFileIsExecutable",
         "ExecReload",
         "ExecStart",
         "ExecStopPost",
@@ -25,7 +26,13 @@ _LISTS = frozenset(
 )
 """Of the packaged directives those that add up; an empty value forgets what was said before."""
 
-_UNDONE = {**UNDONE, "DynamicUser": "no", "ExecStopPost": "", "WatchdogSec": "0"}
+_UNDONE = {
+    **UNDONE,
+    "ConditionFileIsExecutable": "",
+    "DynamicUser": "no",
+    "ExecStopPost": "",
+    "WatchdogSec": "0",
+}
 """What is said for those that are not to be set. Any other does no harm without its neighbours:
 SocketMode= where there is no Unix socket."""
 

@@ -28,6 +28,12 @@ def line(value: str) -> str:
     return _specifiers(value)
 
 
+def pattern(value: str) -> str:
+    """A path in EnvironmentFile=, which is a glob(7): a backslash takes the meaning away from what
+    follows it. Its wildcards are left to the operator."""
+    return line(value.replace("\\", "\\\\"))
+
+
 def comment(value: str) -> str:
     """Text in a comment, which ends with its line, for systemd even after a backslash."""
     _printable(value)
@@ -90,6 +96,7 @@ def _printable(value: str) -> None:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "line": line,
+    "pattern": pattern,
     "comment": comment,
     "word": word,
     "argument": argument,

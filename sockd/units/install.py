@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sockd.errors import SockdError
 from sockd.units import layout, tools
-from sockd.units.place import Backup, Entry, explained
+from sockd.units.place import Backup, Entry, explained, may_write
 
 BROKEN = "nginx's configuration has a mistake already; nothing was changed"
 RELOAD_TIME = 15.0  # seconds for nginx to start workers; it tries to listen for 2.5 of them
@@ -29,6 +29,7 @@ def install(files: Mapping[str, str], *, force: bool = False, root: str = "/") -
     with explained(), ExitStack() as undo:
         sites = layout.sites(files, machine)
         report = [] if sites else ["nginx is not installed; its site was left out"]
+        may_write(entry for entry in units + sites if not entry.is_placed())
         if not force:
             _refuse_foreign(units + sites, _packaged(units, machine))
         _refuse_two_forms(units)

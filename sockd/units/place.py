@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,14 @@ class Backup:
         else:
             self.path.unlink(missing_ok=True)
             _sync(self.path.parent)
+
+
+def may_write(entries: Iterable[Entry]) -> None:
+    """PermissionDenied for the first that this user could not place."""
+    for entry in entries:
+        there = next(parent for parent in entry.path.parents if parent.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionDenied(f"{there}: no permission to write; run this as root")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from sockd.errors import SockdError
 from sockd.units import layout, tools
 from sockd.units.install import BROKEN, reload_nginx, reload_systemd, test_nginx
-from sockd.units.place import Backup, Entry, explained
+from sockd.units.place import Backup, Entry, explained, may_write
 
 
 def uninstall(name: str, *, root: str = "/") -> list[str]:
@@ -20,6 +20,7 @@ def uninstall(name: str, *, root: str = "/") -> list[str]:
         units, places = layout.possible(name, machine)
         ours = [entry for entry in units if _is_ours(entry)]
         sites = [entry for entry in places if _is_ours(entry)]
+        may_write(ours + sites)
         report = [
             f"{entry.path}: left, sockd did not generate it"
             for entry in units + places

@@ -70,7 +70,7 @@ def render_instances() -> dict[str, str]:
 
 def _units(names: values.Names, config: Config, executable: str, systemd: int) -> dict[str, str]:
     service = _render("service.j2", values.service(names, config, executable, systemd))
-    socket = _render("socket.j2", values.socket(names, config))
+    socket = _render("socket.j2", values.socket(names, config, executable))
     unit = config.settings.unit
     return {
         "service": sections.override(service, "Service", unit.service),

@@ -49,6 +49,8 @@ def site(names: Names, config: Config, version: list[int]) -> dict[str, Any]:
         "media": _directories("nginx.media", nginx.media),
         "unbuffered": [_path("nginx.unbuffered", path) for path in nginx.unbuffered],
         "private": [rf"^{re.escape(path)}(/|$)" for path in private],
+        "status": _status(nginx),
+        "status_socket": f"/run/sockd-{names.name}-status.sock",
         "health": "" if _below(health, private) else health,
         "allow": [_network(text) for text in nginx.allow],
         "access_log": _file("nginx.access_log", nginx.access_log),
@@ -146,6 +148,16 @@ def _private(nginx: Nginx) -> list[str]:
             if _below(other, paths):
                 raise ConfigError(f'nginx.{key}: "{other}" lies below a path of nginx.private')
     return paths
+
+
+def _status(nginx: Nginx) -> str:
+    if not nginx.status:
+        return ""
+    path = _directory(_path("nginx.status", nginx.status))
+    taken = [*nginx.static, *nginx.media, *nginx.unbuffered]
+    if any(_directory(other) == path for other in taken):
+        raise ConfigError(f'nginx.status: "{path}" is another location already')
+    return path
 
 
 def _below(path: str, others: list[str]) -> bool:

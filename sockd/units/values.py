@@ -106,7 +106,7 @@ def service(names: Names, config: Config, executable: str, systemd: int) -> dict
     }
 
 
-def socket(names: Names, config: Config) -> dict[str, Any]:
+def socket(names: Names, config: Config, executable: str) -> dict[str, Any]:
     listeners = [_listen(address) for address in bound(names, config)]
     internet = [address for address in listeners if not address.startswith("/")]
     return {
@@ -117,6 +117,8 @@ def socket(names: Names, config: Config) -> dict[str, Any]:
         "unix": len(internet) < len(listeners),
         "internet": bool(internet),
         "ipv6_only": _ipv6_only(internet),
+        # Elsewhere it may be mounted later than sockets are made.
+        "condition": executable if _below(executable, "/usr") else "",
         "specific": any(not _anywhere(address) for address in internet),
     }
 

@@ -1,7 +1,10 @@
-"""The application as a fork server or a worker has imported it: the callable, and its hooks."""
+"""The application as a fork server or a worker has imported it: the callable, how it is called,
+and its hooks."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +20,7 @@ HOOKS = ("before_fork", "after_fork", "on_drain", "on_exit")
 class Application:
     callable: Callable[..., Any]
     hooks: dict[str, Callable[[], object]]
+    interface: str = "wsgi"
 
     @classmethod
     def load(cls, settings: App) -> Application:
@@ -28,7 +32,7 @@ class Application:
             for name, target in named.items()
             if target
         }
-        return cls(found, hooks)
+        return cls(found, hooks, interface(found, settings))
 
     def run(self, hook: str) -> None:
         """Call a hook, if there is one. AppError with its traceback when it raises."""
@@ -40,3 +44,24 @@ class Application:
             raise AppError(
                 f"app.{hook} {loader.verb(error, 'failed:')}", detail=loader.describe(error)
             ) from None
+
+
+def interface(app: Callable[..., Any], settings: App) -> str:
+    """`wsgi` or `asgi`. AppError for what is neither."""
+    if inspect.isclass(app) and _is_async(getattr(app, "__call__", None)):  # noqa: B004
+        raise AppError(
+            f"{settings.target} is a class whose objects are called with receive and send: "
+            "that is ASGI 2. Wrap it: asgiref.compatibility.guarantee_single_callable"
+        )
+    if settings.interface != "auto":
+        return settings.interface
+    while isinstance(app, functools.partial):
+        app = app.func
+    if inspect.isclass(app):
+        return "asgi" if hasattr(app, "__await__") else "wsgi"
+    return "asgi" if _is_async(app) or _is_async(getattr(app, "__call__", None)) else "wsgi"  # noqa: B004
+
+
+def _is_async(thing: object) -> bool:
+    # The attribute is asgiref's and asyncio's mark before Python 3.12.
+    return inspect.iscoroutinefunction(thing) or hasattr(thing, "_is_coroutine")

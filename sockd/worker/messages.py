@@ -7,9 +7,10 @@ Master to fork server: a `Spec` with the descriptors dump, board, the handover c
 Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
-Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
-`{"draining": true}`, `{"failed": {"message", "detail"}}`, and of a request that took longer than
-`timeouts.request` `{"timeout": request}`: `how` it went, one of
+Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes) with the descriptor
+that its stacks are written to, `{"stacks": text}`, `{"draining": true}`, `{"failed": {"message",
+"detail"}}`, and of a request that took longer than `timeouts.request` `{"timeout": request}`:
+`how` it went, one of
 
 - `raised`: RequestTimeout was raised in it, and the application came back;
 - `thread`: its thread goes on, and the loop has answered;
@@ -23,6 +24,7 @@ worker can serve on. With the others comes the descriptor that the stacks are wr
 (faulthandler), and `patience`: the seconds after which the worker ends itself.
 
 Master to worker: `{"serve": true}`, `{"stop": true}`, `{"reopen": true}` (log files),
+`{"stacks": true}` (answered as above),
 `{"drain": seconds, "close_idle": bool, "accept_rest": bool, "hand_over": bool}` (`Loop.drain` says
 what they mean).
 
@@ -48,8 +50,8 @@ from sockd.identity import Identity
 from sockd.settings import Settings
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1
-"""Has a fork server or worker write the stacks of its threads to the dump
-descriptor (faulthandler)."""
+"""Has a fork server or worker write the stacks of its threads to the dump descriptor
+(faulthandler)."""
 
 INTERRUPT_SIGNAL = signal.SIGRTMAX - 3
 """Has a worker that runs the application in its main thread raise RequestTimeout there, or log the

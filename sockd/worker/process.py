@@ -13,24 +13,23 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from sockd import journal, linux, loader, memory
 from sockd.board import Board
 from sockd.errors import INTERNAL, AppError
 from sockd.http.loop import Loop
-from sockd.worker import messages, warmup
+from sockd.worker import convention, messages, warmup
 from sockd.worker.access import AccessLog
 from sockd.worker.application import Application
 from sockd.worker.descriptors import Guard, move
 from sockd.worker.messages import DUMP_SIGNAL, INTERRUPT_SIGNAL, ORPHAN_SIGNAL, Spec
 from sockd.worker.overruns import Overruns
-from sockd.worker.wsgi import WSGIHandler
+from sockd.worker.stacks import told
 
 ADOPTION = 5.0  # seconds for the kernel to make the master this process's parent
 GRACE = 1.0  # seconds after the drain deadline to end by itself
@@ -44,12 +43,12 @@ class Worker:
         self.lifeline = lifeline
         self.dump = dump
         self.app: Application | None = None
+        self.convention: convention.Convention | None = None
         self.loop: Loop | None = None
         self.access: AccessLog | None = None
         self.serving = False
         self.ending = False
         self.unsaid = False  # that it drains
-        self.log_files: list[Callable[[], object]] = []  # how to open each of them anew
         self.wake_read, self.wake_write = map(move, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def run(
@@ -68,9 +67,10 @@ class Worker:
             self.app = app or self._import([*listeners, *channel])
             self._take_signals()
             self.app.run("after_fork")
-            warmup.run(self.app.callable, self.spec.settings)
-            handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
-            self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
+            self.convention = convention.of(self.app, self.spec.settings)
+            self.convention.start()
+            warmup.run(self.convention, self.spec.settings)
+            self.loop = self.convention.loop(listeners, self.spec.settings, board, slot, report)
             give, take = channel
             self.loop.join(give.fileno(), take.fileno(), outlives=self.spec.outlives)
             if self.spec.settings.log.access != "off":
@@ -81,14 +81,16 @@ class Worker:
             return error.exit_code if isinstance(error, AppError) else INTERNAL
         self._keep_deadlines()
         weigh = self.spec.settings.workers == 0  # auto: their number depends on that
-        self._say({"ready": os.getpid(), "memory": memory.of("self") if weigh else None})
-        self._wait_to_serve()
+        ready = {"ready": os.getpid(), "memory": memory.of("self") if weigh else None}
+        self._say(ready, [self.dump])
+        # A generation takes over as a whole: until it does, its workers do not accept.
+        self.convention.wait([self.lifeline.fileno(), self.wake_read], self._may_go_on)
         if self.serving and not self.ending:
             self.loop.watch(self.lifeline.fileno(), self._hear)
             self.loop.hold(self.lifeline.fileno())
             self.loop.watch(self.wake_read, self._awake)
             try:
-                self.loop.run()
+                self.convention.run(self.loop)
             except Exception as error:
                 self._last_words(error)
                 return INTERNAL
@@ -104,6 +106,7 @@ class Worker:
                     "drain deadline, as the handover channel had no room for them",
                 )
         self._awake()  # a loop without clients ends before it comes to that
+        self.convention.stop()
         self._run_hook("on_exit")
         # The interpreter's end restores default actions: a late signal must not look like a death.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -156,15 +159,10 @@ class Worker:
         except AppError as error:
             journal.log(journal.ERR, f"worker {self.id}: {error}\n{error.detail}".rstrip())
 
-    def _wait_to_serve(self) -> None:
-        """A generation takes over as a whole: until it does, its workers do not accept."""
-        poll = select.poll()
-        poll.register(self.lifeline, select.POLLIN)
-        poll.register(self.wake_read, select.POLLIN)
-        while not (self.serving or self.ending):
-            poll.poll()
-            self._awake()
-            self._hear()
+    def _may_go_on(self) -> bool:
+        self._awake()
+        self._hear()
+        return self.serving or self.ending
 
     def _hear(self) -> None:
         """What the master says."""
@@ -189,13 +187,10 @@ class Worker:
                 )
             elif "stop" in message:
                 self._stop()
-            elif "reopen" in message:
-                self._reopen()
-
-    def _reopen(self) -> None:
-        """Open log files anew, by their names."""
-        for reopen in self.log_files:
-            reopen()
+            elif "stacks" in message:
+                self._say({"stacks": told()})
+            elif "reopen" in message and self.access:
+                self.access.reopen()
 
     def _orphaned(self) -> None:
         if not self.ending:
@@ -239,6 +234,9 @@ class Worker:
             )
         # The loop stops accepting in its next turn, and this wakes it for that.
         self.unsaid = True
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self.wake_write, b"\0")
 
@@ -247,6 +245,7 @@ class Worker:
         linux.set_deadline(GRACE)
         if self.loop:
             self.loop.stop()
+        self._wake()
 
     def _last_words(self, error: Exception) -> None:
         if isinstance(error, AppError):
@@ -259,9 +258,9 @@ class Worker:
         except OSError:  # too large, or the application has closed it
             journal.log(journal.ERR, f"{words['message']}\n{words['detail']}".rstrip())
 
-    def _say(self, message: messages.Message) -> bool:
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> bool:
         with contextlib.suppress(OSError):  # its end tells what that means
-            messages.send(self.lifeline, message)
+            messages.send(self.lifeline, message, descriptors)
             return True
         return False
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ import sockd
 from sockd import loader
 from sockd.board import Board
 from sockd.errors import AppError
-from sockd.http.loop import Loop
 from sockd.settings import Settings
-from sockd.worker.wsgi import WSGIHandler
+from sockd.worker.convention import Convention
 
 FAILED = 500  # the least status that fails a warm-up
 PIECE = 65536
 
 
-def run(app: Callable[..., Any], settings: Settings) -> None:
-    """Have `app` answer each of `app.warmup`. AppError when it raises, answers with a status of
-    500 or more, or not at all."""
+def run(convention: Convention, settings: Settings) -> None:
+    """Have the application answer each of `app.warmup`. AppError when it raises, answers with a
+    status of 500 or more, or not at all."""
     if not settings.app.warmup:
         return
     board = Board.create(1)
@@ -39,7 +38,7 @@ def run(app: Callable[..., Any], settings: Settings) -> None:
         with _private_address() as address, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen()
-            WarmUp(app, settings, listener, board).run()
+            WarmUp(convention, settings, listener, board).run()
     except OSError as error:
         raise AppError(f"warm-up: {error}") from error
     finally:
@@ -59,7 +58,7 @@ def _private_address() -> Iterator[str]:
 class WarmUp:
     def __init__(
         self,
-        app: Callable[..., Any],
+        convention: Convention,
         settings: Settings,
         listener: socket.socket,
         board: Board,
@@ -71,8 +70,9 @@ class WarmUp:
             server=replace(settings.server, health="", stream_body=False),
             limits=replace(settings.limits, queue_time=0.0),
         )
-        handler = WSGIHandler(app, settings, report=self._report)
-        self.loop = Loop(handler, [listener], replace(settings, threads=1, workers=1), board, 0)
+        settings = replace(settings, threads=1, workers=1)
+        self.convention = convention
+        self.loop = convention.loop([listener], settings, board, 0, self._report)
         self.address = listener.getsockname()
         self.left = list(settings.app.warmup)
         self.target = ""
@@ -83,7 +83,7 @@ class WarmUp:
 
     def run(self) -> None:
         self._ask()
-        self.loop.run()
+        self.convention.run(self.loop)
         self.client.close()
         if self.failure:
             raise self.failure

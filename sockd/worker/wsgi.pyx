@@ -12,8 +12,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
 
 import sockd
 
@@ -30,6 +29,7 @@ from sockd.http.forwarded cimport (
     split_host,
 )
 from sockd.http.loop cimport Handler, Loop
+from sockd.http.names cimport Name, Names, find_name
 from sockd.http.parser cimport (
     COOKIE,
     FORWARDED,
@@ -53,9 +53,6 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    # Names of header fields that are remembered with their environ keys.
-    NAMES = 1024
-    NAMES_FILLED = 512
     # A list of small pieces is sent as one.
     JOINED = 65536
     # What write() takes before it goes to a file.
@@ -66,17 +63,9 @@ cdef enum:
 
 cdef object END = object()  # of an iterable
 
-cdef struct Name:
-    char* raw
-    uint32_t size
-    PyObject* key
-    # The last value, since clients repeat themselves; NULL where it is a secret.
-    PyObject* value
-
 SECRETS = frozenset(("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"))
-cdef Name _names[NAMES]
+cdef Names _names  # with environ keys; NULL for the value of a secret
 cdef Name _host
-cdef int _names_filled = 0
 
 
 cdef inline str _text(const char* data, Span* span):
@@ -84,36 +73,16 @@ cdef inline str _text(const char* data, Span* span):
 
 
 cdef Name* _name(const char* name, uint32_t size) except? NULL:
-    """The entry of a field name, found by its bytes; NULL if there is no room for it."""
-    global _names_filled
-    cdef uint32_t i
-    cdef uint32_t mixed = size
-    cdef Name* entry
-    for i in range(size):
-        mixed = mixed * 31 + <uint8_t>name[i]
-    mixed ^= mixed >> 15
-    for i in range(8):
-        entry = &_names[(mixed + i) & (NAMES - 1)]
-        if entry.raw == NULL:
-            break
-        if entry.size == size and memcmp(entry.raw, name, size) == 0:
-            return entry
-    else:
-        return NULL
-    if _names_filled == NAMES_FILLED:
-        return NULL
+    """The entry of a field name with its environ key; NULL if there is no room for it."""
+    cdef Name* entry = find_name(&_names, name, size)
+    if entry == NULL or entry.key != NULL:
+        return entry
     key = _environ_key(name, size)
-    entry.raw = <char*>malloc(size)
-    if entry.raw == NULL:
-        return NULL
-    memcpy(entry.raw, name, size)
-    entry.size = size
     Py_INCREF(key)
     entry.key = <PyObject*>key
     if key not in SECRETS:
         Py_INCREF("")
         entry.value = <PyObject*>""
-    _names_filled += 1
     return entry
 
 
@@ -199,7 +168,7 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(plain_text(status), headers if type(headers) is list else list(headers))
-        if self.loop.closing or self._leaves_input():
+        if self.loop.closing or self.leaves_input():
             self.keep_alive = False
         return self.write
 
@@ -240,11 +209,11 @@ cdef class Call(Response):
             <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
             <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
             id, id_size, self.waiting_since, now)
-        self.number = self.loop.slot.requests
+        self.number = self.words.number = self.loop.slot.requests
         if self.handler.tell_id:
             self.tell_id = True
             self.environ["sockd.request_id"] = id_of(self, self.loop.slot)
-        if self.loop.queue_limit and self._has_waited_too_long():
+        if self.handler.turns_away(self.loop, self):
             return 0
         self.begun_usec = now
         enter_request(self, self.loop.slot)
@@ -265,18 +234,6 @@ cdef class Call(Response):
         if in_child:
             leave_child()
         return 0
-
-    cdef bint _has_waited_too_long(self) except -1:
-        """503 for a request whose client has given up, most likely (`limits.queue_time`)."""
-        if monotonic_usec() <= self.waiting_since + self.loop.queue_limit:
-            return False
-        self.loop.slot.turned_away += 1
-        self.loop.hush(self)
-        self.handler.turn_away()
-        if self._leaves_input():
-            self.keep_alive = False
-        self.fail(503, [("Retry-After", "1")])
-        return True
 
     cdef int _begin_iterable(self) except -1:
         """Look at what the application returned: a whole body needs no framing in pieces."""
@@ -411,15 +368,13 @@ cdef class Call(Response):
             raise RuntimeError("start_response was not called (PEP 3333)")
         return 0
 
-    cdef bint _leaves_input(self):
+    cdef bint leaves_input(self) noexcept:
         return self.stream is not None and not (<Stream>self.stream).complete()
 
     cdef int _failed(self) except -1:
         """The application raised, or broke PEP 3333: one journal entry, a plain 500."""
         if in_child:
             leave_child()
-        if self._leaves_input():
-            self.keep_alive = False
         if self.loop.hush(self):
             self.fail(504)  # the master tells of it
             return 0
@@ -518,8 +473,6 @@ cdef class WSGIHandler(Handler):
     cdef str root
     cdef bint early_hints
     cdef bint tell_id
-    cdef int turned_away
-    cdef uint64_t turned_away_usec
 
     def __init__(self, application, settings, *, report=None, bint multiprocess=True):
         self.application = application
@@ -673,17 +626,6 @@ cdef class WSGIHandler(Handler):
         cdef str path = <str>environ["PATH_INFO"]
         if path.startswith(self.root) and path[len(self.root):len(self.root) + 1] in ("", "/"):
             environ["PATH_INFO"] = path[len(self.root):]
-
-    def turn_away(self):
-        """One journal line a second says how many requests had waited too long."""
-        self.turned_away += 1
-        cdef uint64_t now = monotonic_usec()
-        if self.report is not None and now > self.turned_away_usec + 1000000:
-            self.report(
-                f"turned away {self.turned_away} requests that had waited longer than "
-                "limits.queue_time", None, {"PRIORITY": "4"})
-            self.turned_away = 0
-            self.turned_away_usec = now
 
     cdef _apply_origin(self, dict environ, uint32_t forwarded, Trust trust):
         """Let a trusted proxy's word stand for its connection. Forwarded, the standard, is taken

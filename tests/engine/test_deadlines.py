@@ -12,6 +12,8 @@ from test_wire import CLOSE, GET, TEXT, body_of, echo, eventually, get, hello, p
 
 import sockd
 
+pytestmark = pytest.mark.tasks
+
 
 def test_header_deadline_counts_from_the_first_byte(serve) -> None:
     engine = serve(hello, timeouts_header=0.3)

@@ -37,6 +37,7 @@ def environ_of(serve, fields: bytes, *, trusted=PRIVATE, unix=False) -> dict:
         (b"", "127.0.0.1"),
     ],
 )
+@pytest.mark.tasks
 def test_client_of_a_chain(serve, value, client) -> None:
     environ = environ_of(serve, b"X-Forwarded-For: " + value + b"\r\n")
     assert environ["REMOTE_ADDR"] == client
@@ -55,6 +56,7 @@ def test_client_of_a_chain(serve, value, client) -> None:
         (b",", "127.0.0.1", "http", "a"),
     ],
 )
+@pytest.mark.tasks
 def test_forwarded(serve, value, client, scheme, host) -> None:
     environ = environ_of(serve, b"X-Forwarded-For: 192.0.2.9\r\nForwarded: " + value + b"\r\n")
     assert environ["REMOTE_ADDR"] == client
@@ -69,6 +71,7 @@ SPOOFED = (
 )
 
 
+@pytest.mark.tasks
 def test_others_are_not_heard(serve) -> None:
     environ = environ_of(serve, SPOOFED, trusted=("unix", "10.0.0.0/8"))
     assert environ["REMOTE_ADDR"] == "127.0.0.1"
@@ -77,6 +80,7 @@ def test_others_are_not_heard(serve) -> None:
     assert not [key for key in environ if "FORWARDED" in key or key == "HTTP_X_REAL_IP"]
 
 
+@pytest.mark.tasks
 def test_unix_peers_are_trusted_by_default_and_need_not_be(serve) -> None:
     environ = environ_of(serve, b"X-Forwarded-For: 192.0.2.1\r\n", trusted=("unix",), unix=True)
     assert environ["REMOTE_ADDR"] == "192.0.2.1"

@@ -26,6 +26,7 @@ def answers(engine, request: bytes) -> bytes:
     return body_of(engine.talk(request))
 
 
+@pytest.mark.tasks
 def test_requests_stay_with_their_connection_at_the_limit(serve) -> None:
     """The one that makes it full has more to ask, and an idle one asks in the same moment."""
 
@@ -222,6 +223,7 @@ def test_head_of_an_endless_body_ends(serve) -> None:
         assert read_response(client)[0] == 200
 
 
+@pytest.mark.tasks
 def test_a_health_check_does_not_age_the_next_request(serve) -> None:
     engine = serve(hello, server_health="/up", limits_queue_time=0.2)
     with engine.connect() as client:

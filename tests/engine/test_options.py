@@ -26,6 +26,7 @@ from test_wire import CLOSE, TEXT, body_of, get, hello
         (lambda: "9" * 400, 200),
     ],
 )
+@pytest.mark.tasks
 def test_a_request_that_has_waited_too_long_is_turned_away(serve, value, status) -> None:
     engine = serve(hello, limits_queue_time=5.0, server_trusted=("127.0.0.1",))
     with engine.connect() as client:
@@ -41,6 +42,7 @@ def test_a_request_that_has_waited_too_long_is_turned_away(serve, value, status)
     assert len(engine.reports) == (status == 503)
 
 
+@pytest.mark.tasks
 def test_the_word_of_strangers_does_not_count(serve) -> None:
     seen = {}
 
@@ -153,6 +155,7 @@ def test_no_early_hints_unless_configured(serve) -> None:
         (get("/UP"), b"HTTP/1.1 418 "),
     ],
 )
+@pytest.mark.tasks
 def test_health(serve, request_, answer) -> None:
     def app(environ, start_response):
         start_response("418 I'm a teapot", [TEXT])
@@ -169,6 +172,7 @@ def test_health(serve, request_, answer) -> None:
     assert engine.slot["requests"] == (0 if b" 200 " in answer else 2)
 
 
+@pytest.mark.tasks
 def test_health_while_draining(serve) -> None:
     engine = serve(hello, server_health="/up")
     with engine.connect() as client:

@@ -9,7 +9,7 @@ import pytest
 from conftest import read_all, read_response
 from test_wire import CLOSE, GET, TEXT, Tracked, eventually, get, hello, streaming
 
-pytestmark = pytest.mark.parametrize("serve", [4], indirect=True)
+pytestmark = pytest.mark.parametrize("serve", ["threads"], indirect=True)
 
 
 def test_requests_run_beside_each_other(serve) -> None:

@@ -86,6 +86,7 @@ def eventually(condition) -> bool:
 
 
 @pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.tasks
 def test_keep_alive(serve, unix) -> None:
     engine = serve(hello, unix=unix)
     with engine.connect() as client:
@@ -100,12 +101,14 @@ def test_keep_alive(serve, unix) -> None:
     assert engine.slot["requests"] == 3
 
 
+@pytest.mark.tasks
 def test_connection_close(serve) -> None:
     answer = serve(hello).talk(get(extra=CLOSE))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"Connection: close\r\n" in answer
 
 
+@pytest.mark.tasks
 def test_http_1_0(serve) -> None:
     engine = serve(streaming(Tracked(b"a", b"b")))
     answer = engine.talk(b"GET / HTTP/1.0\r\n\r\n")
@@ -113,6 +116,7 @@ def test_http_1_0(serve) -> None:
     assert body_of(answer) == b"ab"
 
 
+@pytest.mark.tasks
 def test_http_1_0_keep_alive_ends_with_a_body_without_a_length(serve) -> None:
     engine = serve(streaming(Tracked(b"a", b"b")))
     answer = engine.talk(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -120,6 +124,7 @@ def test_http_1_0_keep_alive_ends_with_a_body_without_a_length(serve) -> None:
     assert body_of(answer) == b"ab"
 
 
+@pytest.mark.tasks
 def test_http_1_0_keep_alive(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -129,6 +134,7 @@ def test_http_1_0_keep_alive(serve) -> None:
             assert (status, headers["connection"]) == (200, "keep-alive")
 
 
+@pytest.mark.tasks
 def test_chunked_response(serve) -> None:
     body = Tracked(b"ab", b"", b"c" * 20000, b"d")
     answer = serve(streaming(body)).talk(get(extra=CLOSE))
@@ -137,6 +143,7 @@ def test_chunked_response(serve) -> None:
     assert body.closed == 1
 
 
+@pytest.mark.tasks
 def test_each_piece_is_sent_before_the_next_is_asked_for(serve) -> None:
     def pieces():
         for number in range(3):
@@ -158,6 +165,7 @@ def test_each_piece_is_sent_before_the_next_is_asked_for(serve) -> None:
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+@pytest.mark.tasks
 def test_statuses_without_a_body(serve, status) -> None:
     def app(environ, start_response):
         start_response(status, [("ETag", '"x"')])
@@ -173,6 +181,7 @@ def test_statuses_without_a_body(serve, status) -> None:
             assert "transfer-encoding" not in headers
 
 
+@pytest.mark.tasks
 def test_a_length_goes_out_with_304_and_never_with_204(serve) -> None:
     def app(environ, start_response):  # RFC 9110 8.6
         start_response(environ["PATH_INFO"][1:] + " X", [("Content-Length", "5")])
@@ -184,6 +193,7 @@ def test_a_length_goes_out_with_304_and_never_with_204(serve) -> None:
     assert engine.reports == []
 
 
+@pytest.mark.tasks
 def test_date_of_the_application_is_the_only_one(serve) -> None:
     engine = serve(streaming(Tracked(b"x"), ("date", "Thu, 01 Jan 1970 00:00:00 GMT")))
     answer = engine.talk(get(extra=CLOSE))
@@ -191,6 +201,7 @@ def test_date_of_the_application_is_the_only_one(serve) -> None:
     assert b"1970" in answer
 
 
+@pytest.mark.tasks
 def test_head(serve) -> None:
     engine = serve(hello)
     with engine.connect() as client:
@@ -204,6 +215,7 @@ def test_head(serve) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 20000, 70000, 3 << 20])
+@pytest.mark.tasks
 def test_bodies_of_every_size(serve, size) -> None:
     body = os.urandom(size)
     engine = serve(echo)
@@ -241,6 +253,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         (b"2000\r\n" + b"a" * 0x2000 + b"\r\n0\r\n\r\n", b"a" * 0x2000),
     ],
 )
+@pytest.mark.tasks
 def test_chunked_request(serve, wire, body) -> None:
     engine = serve(echo)
     with engine.connect() as client:
@@ -285,6 +298,7 @@ def test_chunked_request(serve, wire, body) -> None:
         b"1;" + b"a" * 70000 + b"\r\na\r\n",
     ],
 )
+@pytest.mark.tasks
 def test_bad_chunks_are_refused_in_every_split(serve, wire) -> None:
     called = []
 
@@ -302,6 +316,7 @@ def test_bad_chunks_are_refused_in_every_split(serve, wire) -> None:
     assert all("refused with 400" in text for text, _ in engine.reports)
 
 
+@pytest.mark.tasks
 def test_framing_out_of_proportion_is_refused_and_a_million_small_chunks_are_not(serve) -> None:
     engine = serve(echo)
     small = b"1\r\na\r\n" * 1_000_000
@@ -313,6 +328,7 @@ def test_framing_out_of_proportion_is_refused_and_a_million_small_chunks_are_not
     assert b" 431 " in engine.talk(CHUNKED + trailers)
 
 
+@pytest.mark.tasks
 def test_pipelined_requests_are_answered_in_order(serve) -> None:
     def app(environ, start_response):
         start_response("200 OK", [TEXT])
@@ -350,6 +366,7 @@ def test_little_is_handed_to_the_kernel_of_what_a_client_does_not_read(serve) ->
         assert len(body_of(read_all(client))) == 8 << 20
 
 
+@pytest.mark.tasks
 def test_pipelined_behind_a_slow_reader(serve) -> None:
     def app(environ, start_response):
         start_response("200 OK", [TEXT])
@@ -364,6 +381,7 @@ def test_pipelined_behind_a_slow_reader(serve) -> None:
     assert answer.endswith(b"small")
 
 
+@pytest.mark.tasks
 def test_nothing_is_served_after_an_error(serve) -> None:
     answer = serve(hello).talk(GET + b"BAD\r\n\r\n" + GET)
     assert answer.count(b"HTTP/1.1 200") == 1
@@ -372,6 +390,7 @@ def test_nothing_is_served_after_an_error(serve) -> None:
     assert b"Connection: close\r\n" in answer
 
 
+@pytest.mark.tasks
 def test_a_refusal_reaches_a_client_that_is_still_sending(serve) -> None:
     engine = serve(hello, limits_body=100)
     with engine.connect() as client:
@@ -390,6 +409,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(serve) -> None:
         b"BAD\r\n\r\n",
     ],
 )
+@pytest.mark.tasks
 def test_what_comes_behind_the_last_request_does_not_hurt_its_answer(serve, request_bytes) -> None:
     """With close() alone the connection is reset, and of the answer is lost what the client has
     not read (RFC 9112 9.6)."""
@@ -412,6 +432,7 @@ def test_what_comes_behind_the_last_request_does_not_hurt_its_answer(serve, requ
     assert eventually(lambda: engine.slot["connections"] == 0)
 
 
+@pytest.mark.tasks
 def test_a_request_on_its_way_does_not_hurt_the_last_answer(serve) -> None:
     """The service closes, and the client cannot know yet."""
     engine = serve(streaming([b"x" * 50_000], ("Connection", "close")))
@@ -425,6 +446,7 @@ def test_a_request_on_its_way_does_not_hurt_the_last_answer(serve) -> None:
         assert len(read_all(client)) > 50_000
 
 
+@pytest.mark.tasks
 def test_expect_continue(serve) -> None:
     engine = serve(echo, limits_body=100)
     with engine.connect() as client:
@@ -436,12 +458,14 @@ def test_expect_continue(serve) -> None:
         assert read_response(client)[0] == 413
 
 
+@pytest.mark.tasks
 def test_chunked_body_beyond_the_limit(serve) -> None:
     engine = serve(echo, limits_body=10)
     assert b" 413 " in engine.talk(CHUNKED + b"6\r\nabcdef\r\n5\r\nabcde\r\n0\r\n\r\n")
     assert engine.slot["responses_4xx"] == engine.slot["refused"] == 1
 
 
+@pytest.mark.tasks
 def test_cut_upload_never_reaches_the_application(serve) -> None:
     called = []
     engine = serve(lambda environ, start_response: called.append(1), valid=False)
@@ -452,6 +476,7 @@ def test_cut_upload_never_reaches_the_application(serve) -> None:
     assert not called
 
 
+@pytest.mark.tasks
 def test_half_closed_client_is_answered(serve) -> None:
     with serve(echo).connect() as client:
         client.sendall(post(b"abc"))
@@ -459,6 +484,7 @@ def test_half_closed_client_is_answered(serve) -> None:
         assert body_of(read_all(client)) == b"abc"
 
 
+@pytest.mark.tasks
 def test_exception_is_a_plain_500_and_the_connection_lives(serve) -> None:
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/raise":
@@ -481,6 +507,7 @@ def test_exception_is_a_plain_500_and_the_connection_lives(serve) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.tasks
 def test_no_exception_ends_the_worker(serve, error) -> None:
     def app(environ, start_response):
         raise error
@@ -490,6 +517,7 @@ def test_no_exception_ends_the_worker(serve, error) -> None:
     assert b" 500 " in engine.talk(get(extra=CLOSE))
 
 
+@pytest.mark.tasks
 def test_exception_in_the_middle_of_a_body_cuts_it(serve) -> None:
     body = Tracked(b"first", ValueError("x"))
     engine = serve(streaming(body))
@@ -499,6 +527,7 @@ def test_exception_in_the_middle_of_a_body_cuts_it(serve) -> None:
     assert len(engine.reports) == 1
 
 
+@pytest.mark.tasks
 def test_exception_in_a_body_that_ends_with_the_connection_resets_it(serve) -> None:
     engine = serve(streaming(Tracked(b"first", ValueError("x"))))
     with engine.connect() as client:
@@ -507,6 +536,7 @@ def test_exception_in_a_body_that_ends_with_the_connection_resets_it(serve) -> N
             read_all(client)
 
 
+@pytest.mark.tasks
 def test_exception_before_the_first_piece_is_a_500(serve) -> None:
     body = Tracked(ValueError("x"))
     assert b" 500 " in serve(streaming(body)).talk(get(extra=CLOSE))
@@ -523,6 +553,7 @@ def test_exception_in_close_is_reported(serve) -> None:
     assert "close() of the response failed" in engine.reports[0][0]
 
 
+@pytest.mark.tasks
 def test_client_that_goes_away_closes_the_iterable_once(serve) -> None:
     body = Tracked(*[b"x" * 65536] * 500)
     engine = serve(streaming(body))
@@ -535,6 +566,7 @@ def test_client_that_goes_away_closes_the_iterable_once(serve) -> None:
     assert engine.slot["active"] == 0
 
 
+@pytest.mark.tasks
 def test_content_length_is_held_against_the_body(serve) -> None:
     engine = serve(streaming(Tracked(b"abc"), ("Content-Length", "5")))
     assert body_of(engine.talk(GET)) == b"abc"  # and EOF, though nobody asked for it
@@ -563,6 +595,7 @@ def test_content_length_is_held_against_the_body(serve) -> None:
         ["X: a"],
     ],
 )
+@pytest.mark.tasks
 def test_bad_headers_are_a_500(serve, headers) -> None:
     engine = serve(streaming(Tracked(b"x"), *headers), valid=False)
     answer = engine.talk(get(extra=CLOSE))
@@ -667,6 +700,7 @@ def test_write_of_much_goes_to_a_file(serve, version) -> None:
     assert any(name.startswith("/var/tmp/") for name in files)
 
 
+@pytest.mark.tasks
 def test_hop_by_hop_headers_of_the_application_are_dropped(serve) -> None:
     engine = serve(streaming(Tracked(b"x"), ("Transfer-Encoding", "gzip"), ("Keep-Alive", "5")))
     answer = engine.talk(get(extra=CLOSE))
@@ -675,6 +709,7 @@ def test_hop_by_hop_headers_of_the_application_are_dropped(serve) -> None:
     assert "dropped the hop-by-hop header" in engine.reports[0][0]
 
 
+@pytest.mark.tasks
 def test_connection_close_of_the_application_is_honoured(serve) -> None:
     assert b"Connection: close\r\n" in serve(streaming([b"x"], ("Connection", "close"))).talk(GET)
 
@@ -772,6 +807,7 @@ forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 @forks
 @pytest.mark.parametrize("how", ["return", "raise", "exit", "exit 3"])
+@pytest.mark.tasks
 def test_a_fork_that_comes_back_ends(serve, how) -> None:
     children = []
 
@@ -803,6 +839,7 @@ def test_a_fork_that_comes_back_ends(serve, how) -> None:
 
 
 @forks
+@pytest.mark.tasks
 def test_a_child_that_lives_on_does_not_keep_the_connection_open(serve) -> None:
     children = []
 
@@ -866,6 +903,7 @@ def test_environ_of_a_request_that_has_no_path(serve, options) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "1", "\xe9", "long enough"])
+@pytest.mark.tasks
 def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
     def app(environ, start_response):
         start_response("200 OK", [TEXT])
@@ -876,6 +914,7 @@ def test_equal_values_of_one_name_are_all_told(serve, value) -> None:
     assert body_of(answer).decode("latin-1") == ",".join([value] * 3)
 
 
+@pytest.mark.tasks
 def test_a_thousand_field_names_do_not_confuse_each_other(serve) -> None:
     def app(environ, start_response):
         names = [f"{k}={v}" for k, v in environ.items() if k.startswith("HTTP_N")]
@@ -913,6 +952,7 @@ def test_wsgiref_validator_has_nothing_to_say(serve, request_bytes) -> None:
 
 
 @pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.tasks
 def test_many_clients_at_once(serve, unix) -> None:
     engine = serve(echo, unix=unix)
     clients = [engine.connect() for _ in range(100)]

@@ -93,10 +93,11 @@ class Service:
         )
 
     def load(
-        self, url: str, clients: int = 4, kind: str = "close"
+        self, url: str, clients: int = 4, kind: str = "close", think: float = 0.0
     ) -> contextlib.AbstractContextManager[Load]:
-        """Clients that ask any application, again and again, for as long as the block lasts."""
-        return self.torture([(kind, clients, url)], "--plain", "--think=0", "--may-close")
+        """Clients that ask any application for as long as the block lasts, `think` seconds after
+        each answer on the average."""
+        return self.torture([(kind, clients, url)], "--plain", f"--think={think}", "--may-close")
 
     @contextlib.contextmanager
     def torture(self, clients: list[tuple[str, int, str]], *options: str) -> Iterator[Load]:

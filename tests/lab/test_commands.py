@@ -67,3 +67,13 @@ def test_a_stranger_may_not_ask(listening: Service) -> None:
     assert done.returncode == 77
     assert "only root and the service's own user may ask" in done.stderr
     assert service.get(service.direct) == "one"
+    service.machine.sh(f"sed -i 's/^workers.*/workers = 1/' /etc/sockd/{service.name}.toml")
+    service.machine.sh(f"echo 'limits.backlog = 77' >> /etc/sockd/{service.name}.toml")
+    for words in (["--install"], ["--uninstall"]):
+        done = service.machine.run(
+            *("runuser", "-u", "nobody", "--", "sockd", "generate-units", service.name, *words),
+            check=False,
+        )
+        assert done.returncode == 77
+        assert "run this as root" in done.stderr
+    assert service.get(service.direct) == "one"

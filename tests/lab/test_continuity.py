@@ -64,7 +64,7 @@ def test_upgrades_in_place_under_load(running: Service) -> None:
     not there any more leaves the old one serving."""
     machine, name = running.machine, running.name
     master = running.property("MainPID")
-    with running.load(running.direct, "--clients", "6") as load:
+    with running.load(running.direct, clients=6) as load:
         for number in range(1, 4):
             running.write(version(number))
             machine.run("sockd", "upgrade", name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -70,6 +69,7 @@ def running(service: Service) -> Iterator[Service]:
     service.configure(APP, f'[nginx.static]\n"/static/" = "/srv/{service.name}"\n')
     service.machine.run("systemctl", "enable", "--now", f"{service.name}.socket")
     assert service.get(service.direct) == "here"
+    await_workers(service)
     assert_named(asked(service), {})
     yield service
     service.machine.sh(f"rm -rf /etc/systemd/system/{service.name}.*.d /run/sockd/{service.name}")
@@ -178,7 +178,7 @@ def test_site_and_sockets(running: Service) -> None:
     )
     machine.sh(f"rm {socket}; rm -r /srv/{name}; systemctl disable -q {name}.socket")
     found = asked(service)
-    machine.sh(f"rm /etc/nginx/conf.d/twin.conf; systemctl restart {name}.socket")
+    machine.run("rm", "/etc/nginx/conf.d/twin.conf")
     assert_named(
         found,
         {
@@ -233,7 +233,7 @@ def test_processes_and_journal(running: Service) -> None:
     service.write("raise RuntimeError('no database')\n")
     assert machine.run("sockd", "reload", name, check=False).returncode == 1
     service.write(APP)
-    wait_until(lambda: len(ready(service)) == 2, "another worker")
+    await_workers(service)
     found = asked(service)
     stray.kill()
     stray.wait()
@@ -260,7 +260,8 @@ def test_processes_and_journal(running: Service) -> None:
         f"systemctl restart {name}.service;"
         f"chown 4321 /var/lib/private/{name}; chmod 500 /run/sockd/{name}/."
     )
-    wait_until(lambda: suppressed(service), "journald to say what it dropped")
+    wait_until(lambda: suppressed(service), "journald to say what it dropped", 120)
+    await_workers(service)
     more = f'app.venv = "{venv}"\nworkers = 99\n'
     machine.write(f"/etc/sockd/{name}.toml.d/more.toml", more)
     machine.sh(f"touch -d '+1 hour' /etc/sockd/{name}.toml.d/more.toml")
@@ -292,7 +293,7 @@ def test_without_a_way_to_serve(running: Service) -> None:
     """Workers that are too many, or die at once; a master that hangs; a boot that fails."""
     service, machine = running, running.machine
     name = service.name
-    drop_in(service, "service", "[Service]\nWatchdogSec=2s\nRestart=no\n")
+    drop_in(service, "service", "[Service]\nWatchdogSec=6s\nRestart=no\n")
     machine.sh(
         f"echo 'workers = 20' > /etc/sockd/more; mkdir /etc/sockd/{name}.toml.d;"
         f"mv /etc/sockd/more /etc/sockd/{name}.toml.d/more.toml;"
@@ -349,6 +350,7 @@ def test_a_unit_written_by_hand_and_an_instance(service: Service) -> None:
     try:
         assert set(named(asked(service))) == {"nginx.site"}
         machine.sh(f"curl -s --unix-socket /run/sockd-{name}.sock http://x/")
+        await_workers(service)
         assert set(named(asked(service))) == {"nginx.site"}
         stranger = asked(service, user="nobody")
         unknown = {check for check, ones in stranger.items() if ones[0]["word"] == "unknown"}
@@ -369,5 +371,12 @@ def suppressed(service: Service) -> bool:
     return "Suppressed" in service.machine.journal("-u", "systemd-journald")
 
 
-def ready(service: Service) -> list[Any]:
-    return [one for one in service.status()["workers"] if one["state"] == "ready"]
+def await_workers(service: Service) -> None:
+    """Until all are ready: the service serves with the first one."""
+
+    def all_ready() -> bool:
+        status = service.status()
+        states = [one["state"] for one in status["workers"]]
+        return status["state"] == "serving" and states == ["ready"] * status["wanted"]
+
+    wait_until(all_ready, "all workers", 60)

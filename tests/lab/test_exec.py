@@ -319,3 +319,67 @@ def test_who_may_not_and_what_is_not(installed: Service) -> None:
     assert (code, "need --here" in words or "needs --here" in words) == (2, True)
     done = machine.run("sockd", "exec", "--here", installed.name, "--", "sh", "-c", "id -un; pwd")
     assert done.stdout == f"root\n/srv/{installed.name}\n"
+
+
+@pytest.mark.parametrize("level", ["strict", "off"])
+def test_as_far_shut_in_as_the_service(installed: Service, level: str) -> None:
+    service, machine = installed, installed.machine
+    machine.sh(f"echo 'unit.hardening = \"{level}\"' >> /etc/sockd/{service.name}.toml")
+    machine.run("sockd", "generate-units", service.name, "--install")
+    service.systemctl("start", "socket")
+    expected = service.get(service.direct)
+    assert execute(service, "python3", "-c", THE_SAME).stdout == expected
+    connect = f"import socket; socket.create_connection(('127.0.0.1', {service.port}), 60)"
+    done = execute(service, "python3", "-c", connect, check=False)
+    assert (done.returncode == 0) == (level == "off"), done.stderr
+    assert execute(service, "sh", "-c", "touch $STATE_DIRECTORY/made").returncode == 0
+
+
+ODD = '/srv/{name}/a b/100%n $HOME "q" \\d;#/x'
+
+
+def test_odd_names_of_files(service: Service) -> None:
+    """What systemd, nginx and shells take for syntax, in every path and value."""
+    machine, name = service.machine, service.name
+    directory = ODD.format(name=name)
+    config = f'/etc/sockd/{name} %n $x "y".toml'
+    machine.write(f"{directory}/site_app.py", APP)
+    machine.write(f"{directory}/env file", "SECRET='tea $HOME %n'\n")
+    machine.write(f"{directory}/unit env", "FROM_UNIT=x%n\n")
+    machine.write(f"/srv/{name}/a b/100%n/style.css", "")
+    machine.write(
+        config,
+        f"""
+bind = ["/run/{name} %n $x.sock", "[::1]:{service.port + 1}"]
+app.target = "site_app:app"
+app.directory = '{directory}'
+app.env_file = '{directory}/env file'
+app.env = {{ GIVEN = 'a "b" $HOME %n \\ ☃ ;#' }}
+unit.description = '50% "off" $x \\y'
+unit.env_files = ['{directory}/unit env']
+nginx.listen = ["127.0.0.1:{service.port}"]
+nginx.static = {{ "/st at/" = '/srv/{name}/a b/100%n/' }}
+""",
+    )
+    named = (name, "--config", config)
+    machine.run("sockd", "check", *named)
+    machine.run("sockd", "generate-units", *named, "--install")
+    try:
+        machine.run("systemctl", "enable", "--now", f"{name}.socket")
+        curl = ("curl", "--silent", "--fail", "--globoff", "--max-time", "60")
+        answer = machine.out(*curl, f"http://[::1]:{service.port + 1}/")
+        assert answer.endswith(directory)
+        assert 'GIVEN=a "b" $HOME %n \\ ☃ ;#\nSECRET=tea $HOME %n\n' in answer
+        assert machine.out(*curl, service.url) == answer
+        assert execute(service, "python3", "-c", THE_SAME).stdout == answer
+        assert execute(service, "sh", "-c", "echo $FROM_UNIT").stdout == "x%n\n"
+        service.systemctl("reload")
+        done = machine.run("sockd", "doctor", name, "--json", check=False)
+        assert '"word": "problem"' not in done.stdout, done.stdout
+        machine.sh(f"rm '{directory}/unit env'")
+        done = machine.run("sockd", "check", *named, check=False)
+        assert done.returncode == 78
+        assert f"unit.env_files: {directory}/unit env: No such file" in done.stdout
+    finally:
+        machine.run("sockd", "generate-units", name, "--uninstall")
+        machine.run("rm", config)

@@ -85,6 +85,7 @@ class Torture:
     def moves(self) -> dict[str, Move]:
         return {
             "reload": self.reload,
+            "upgrade": self.upgrade,
             "broken reload": self.broken_reload,
             "restart": self.restart,
             "kill the master": self.kill,
@@ -102,6 +103,12 @@ class Torture:
         self.service.write("1/0")
         assert self.service.systemctl("reload", check=False).returncode == 1
         self._write()
+
+    def upgrade(self) -> None:
+        """To the version that it has: the master becomes another of itself."""
+        master = self.service.property("MainPID")
+        self.service.machine.run("sockd", "upgrade", self.service.name)
+        assert self.service.property("MainPID") == master
 
     def restart(self) -> None:
         self.service.systemctl("restart")

@@ -178,7 +178,8 @@ class Service:
     def _running(self) -> bool:
         assert self.process
         assert self.process.poll() is None, self.log()
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # not there yet
+        # Not there yet; or still that of a killed one, in a child between its fork and exec.
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
             return bool(self.status()["state"] != "booting")
         return False
 

@@ -82,7 +82,10 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("method", "path", "code"),
         [
-            ("GET", "/", 404),
+            ("GET", "/nothing", 404),
+            ("POST", "/", 405),
+            ("POST", "/metrics", 405),
+            ("POST", "/stacks", 405),
             ("POST", "/status", 405),
             ("GET", "/reload", 405),
             ("GET", "/workers", 405),

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from typing import Any
 
 from tests.test_metrics import parsed
 
-from .conftest import Manager, Service, eventually
+from .conftest import ROOT, Manager, Service, eventually
 
 FAILING = """
 import time
@@ -184,3 +185,72 @@ def _wait(service: Service, headers: dict[str, str]) -> None:
     connection.request("GET", "/wait?a=1", headers={"Connection": "close", **headers})
     connection.getresponse().read()
     connection.close()
+
+
+def test_stacks_of_every_worker_also_of_one_that_is_stuck(service: Service):
+    gate = service.directory / "gate"
+    service.settings |= {"workers": 2}
+    service.write(
+        "import os, time\n"
+        "def stuck_in_here():\n"
+        f"    while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        "def app(environ, start_response):\n"
+        "    if environ['PATH_INFO'] == '/wait': stuck_in_here()\n"
+        "    start_response('200 OK', [('Content-Length', '0')])\n"
+        "    return [b'']\n"
+    )
+    service.start().ready()
+    thread = threading.Thread(target=_wait, args=(service, {}))
+    thread.start()
+    eventually(lambda: any(w["in_hand"] for w in service.status()["workers"]))
+    for _ in range(2):
+        code, content = service.ask("GET", "/stacks")
+        assert code == 200
+        found = {one["how"]: one["stacks"] for one in content["workers"]}
+        assert set(found) == {"asked", "signalled"}
+        assert "application.py" in found["signalled"]
+        assert "in stuck_in_here" in found["signalled"]
+        assert found["signalled"].count("in stuck_in_here") == 1
+        assert "waits for connections" in found["asked"]
+    shown = _sockd(service, "stacks")
+    assert "whose loop does not answer" in shown
+    assert "in stuck_in_here" in shown
+    assert "# TYPE sockd_requests_in_hand gauge" in _sockd(service, "metrics")
+    assert "GET /wait?a=1" in _sockd(service, "status")
+    gate.touch()
+    thread.join()
+    assert service.stop() == 0
+
+
+def test_threads_have_their_names_in_the_stacks(service: Service):
+    gate = service.directory / "gate"
+    service.settings |= {"workers": 1, "threads": 2}
+    service.write(
+        "import os, time\n"
+        "def app(environ, start_response):\n"
+        f"    while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        "    start_response('200 OK', [('Content-Length', '0')])\n"
+        "    return [b'']\n"
+    )
+    service.start().ready()
+    thread = threading.Thread(target=_wait, args=(service, {}))
+    thread.start()
+    eventually(lambda: any(w["in_hand"] for w in service.status()["workers"]))
+    ((one,),) = [service.ask("GET", "/stacks")[1]["workers"]]
+    assert one["how"] == "asked"
+    assert "Thread sockd-" in one["stacks"]
+    assert "application.py" in one["stacks"]
+    gate.touch()
+    thread.join()
+    assert service.stop() == 0
+
+
+def _sockd(service: Service, command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "sockd", command],
+        env={**os.environ, "RUNTIME_DIRECTORY": str(service.runtime), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout

@@ -38,7 +38,7 @@ def loaded(service: Service) -> Iterator[None]:
 
 TORTURE = Path(__file__).parents[1] / "torture"
 RULES = Rules(may_close=True)
-SECONDS = 10
+SECONDS = 5 * FACTOR
 
 
 @pytest.fixture
@@ -71,6 +71,10 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
         answer = service.ask("POST", "/reload")[1]
         assert answer["ok"], answer
 
+    def upgrade() -> None:
+        answer = service.ask("POST", "/upgrade")[1]
+        assert answer["ok"], answer
+
     def broken_reload() -> None:
         service.write("1/0")
         assert service.ask("POST", "/reload")[1]["ok"] is False
@@ -92,6 +96,8 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
             "end a worker": end_a_worker,
             "more and fewer workers": more_and_fewer,
             "kill": supervised.kill,
+            "upgrade": upgrade,
+            "USR2": lambda: service.send(signal.SIGUSR2),
             **({"restart": supervised.restart} if kinds == ("close",) else {}),
         },
         SEED,
@@ -100,7 +106,7 @@ def test_nothing_is_lost(supervised: Supervisor, threads: int, kinds: tuple[str,
     clients += [("child", 1, supervised.url)] if "idle" in kinds else []
     run = Run(Plan(clients, SEED, rules=RULES, executed=str(service.app / "executed")))
     with run.beside():
-        moves.make(SECONDS, least=2)
+        moves.make(SECONDS, least=1)
     report = run.report()
     print(json.dumps(report, indent=1))
     assert report["wrong"] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import memory
+from sockd import manager, memory
 from sockd.config import Config
 from sockd.doctor.facts import Missing, Process, Processes, Unit, Versions
 
@@ -101,7 +101,7 @@ def _stale(place: Path) -> bool | None:
 def _started(unit: Unit) -> str | Missing:
     """The version of the sockd that ExecStart= names."""
     for command in unit.get("ExecStart", []):
-        for word in command[1]:
+        for word in manager.words(command):
             if word.rpartition("/")[2] == "sockd":
                 return _ask(word)
     return Missing(f"{unit.name} does not start sockd")

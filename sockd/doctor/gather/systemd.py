@@ -45,7 +45,7 @@ def sockets(service: Unit, name: str) -> Sequence[Unit]:
 def serve_words(unit: Unit) -> list[str]:
     """What follows `sockd serve` in ExecStart=."""
     for command in unit.get("ExecStart", []):
-        words = command[1]
+        words = manager.words(command)
         for at, word in enumerate(words[:-1]):
             if word.rpartition("/")[2] == "sockd" and words[at + 1] == "serve":
                 return list(words[at + 2 :])
