@@ -15,8 +15,17 @@ from sockd import histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-DEATHS = ("crash", "signal", "oom", "request_timeout", "boot_timeout")
-CAUSES = (*DEATHS, "max_requests", "max_memory", "max_age", "reload")
+CAUSES = (
+    "crash",
+    "signal",
+    "oom",
+    "request_timeout",
+    "boot_timeout",
+    "max_requests",
+    "max_memory",
+    "max_age",
+    "reload",
+)
 """Why a worker was replaced: it exited or raised; was killed by a signal; by the OOM killer;
 because a request ran longer than its deadline, or its boot; it had reached one of the limits of
 `recycle`; its generation was retired."""

@@ -65,7 +65,7 @@ def test_one_that_can_serve_is_replaced_first() -> None:
     )
     assert "worker 1.1: to be replaced after a request timeout" in world.notes()
     assert world.fleet.happened["respawns.request_timeout"] == 1
-    assert world.fleet.respawns == 1
+    assert world.fleet.respawns == 0
 
 
 def test_many_in_one_worker_replace_it_once() -> None:

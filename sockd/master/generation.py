@@ -301,9 +301,10 @@ class ForkServer:
             self._dump = -1
 
 
-def written(fd: int) -> str:
-    """What a process has written into that file, bounded."""
-    return bounded(os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace"))
+def written(fd: int, since: int = 0) -> str:
+    """What a process has written into that file after its first `since` bytes, bounded."""
+    size = max(0, os.fstat(fd).st_size - since)
+    return bounded(os.pread(fd, size, since).decode(errors="replace"))
 
 
 def _left(words: messages.Message) -> Left:
@@ -321,7 +322,7 @@ class Lifeline:
         self.pid: int | None = None
         self.open = True
         self.dump = -1  # what the worker writes its stacks to, once it is ready
-        self.told = 0  # bytes of them that were for whoever asked
+        self.shown = 0  # bytes of it that were written because somebody asked
         self.answer: str | None = None  # its stacks, when it was asked for them
 
     @classmethod
@@ -381,14 +382,11 @@ class Lifeline:
 
     def dumped(self, since: int = 0) -> str:
         """The stacks that it wrote after the first `since` bytes, bounded."""
-        if self.dump < 0:
-            return ""
-        size = os.fstat(self.dump).st_size
-        return bounded(os.pread(self.dump, size - since, since).decode(errors="replace"))
+        return written(self.dump, since) if self.dump >= 0 else ""
 
     def stacks(self) -> str:
-        """What it has written since anybody asked for it, bounded."""
-        return self.dumped(self.told)
+        """Those that it wrote by itself, bounded; empty when it has not."""
+        return self.dumped(self.shown)
 
     def close(self) -> None:
         self.socket.close()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from sockd.master.events import Decision, Exit, Exited, Note, Words, WorkerId
 from sockd.master.states import LONGEST_HOLD, Generation, Hold, Worker
-from sockd.metrics import DEATHS
 
 GRACE = 1.0  # a process ends by itself at its deadline; so much later it is killed
 SHORT = 5.0  # for what should take milliseconds: a fork server to end, a lost worker to exit
@@ -83,7 +82,7 @@ class Roster:
     @property
     def respawns(self) -> int:
         """Workers that ended when they should not have."""
-        return sum(self.happened[f"respawns.{cause}"] for cause in DEATHS)
+        return self.happened["deaths"]
 
     def workers(self) -> Iterator[Worker]:
         for generation in self.generations.values():
@@ -93,9 +92,11 @@ class Roster:
         generation = self.generations.get(worker.generation)
         return generation.workers.get(worker.serial) if generation else None
 
-    def _respawn(self, cause: str) -> None:
-        """A worker is replaced because of one of `sockd.metrics.CAUSES`."""
+    def _respawn(self, cause: str, *, died: bool = False) -> None:
+        """A worker is replaced because of one of `sockd.metrics.CAUSES`. `died`: it is gone, and
+        the next one comes after it."""
         self.happened[f"respawns.{cause}"] += 1
+        self.happened["deaths"] += died
 
     def _do(self, decision: Decision) -> None:
         self._out.append(decision)

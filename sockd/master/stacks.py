@@ -44,7 +44,7 @@ class _Asked:
             size = self.lifeline.dumped_size()
             if size > self.before and size == self.seen:
                 self.how, self.text = "signalled", self.lifeline.dumped(self.before)
-                self.lifeline.told = size
+                self.lifeline.shown = size
             elif now >= self.until:
                 self.how, self.text = "silent", ""
             self.seen = size

@@ -188,7 +188,7 @@ class WorkerRules(Roster):
         if worker.cause == CAUSE:
             self._say(INFO, f"worker {worker.id}: ended, {how}", worker)
             if generation.state is G.LIVE and worker.id != generation.recycled:
-                self._respawn(worker.end)
+                self._respawn(worker.end, died=True)
             return
         if was is W.DRAINING or generation.state is G.RETIRING:
             expected = how == ended(0) or worker.ready_at is None
@@ -198,7 +198,7 @@ class WorkerRules(Roster):
         if generation.state is G.WARMING:
             self._fail(generation, f"worker {worker.id} {how} while it booted", detail, now)
             return
-        self._respawn(cause)
+        self._respawn(cause, died=True)
         self._last_death = Words(worker.id, f"worker {worker.id} {how}", detail)
         if worker.ready_at is not None and now - worker.ready_at >= LIVED:
             generation.hold.succeeded()

@@ -8,9 +8,9 @@ Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"un
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
 later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes) with the descriptor
-that its stacks are written to, `{"stacks": text}`, `{"draining": true}`, `{"failed": {"message",
-"detail"}}`, and of a request that took longer than `timeouts.request` `{"timeout": request}`:
-`how` it went, one of
+that its stacks are written to (faulthandler), `{"draining": true}`,
+`{"failed": {"message", "detail"}}`, `{"stacks": text}`, and of a request that took longer than
+`timeouts.request` `{"timeout": request}`: `how` it went, one of
 
 - `raised`: RequestTimeout was raised in it, and the application came back;
 - `thread`: its thread goes on, and the loop has answered;

@@ -143,7 +143,8 @@ class Worker:
         signal.signal(signal.SIGQUIT, self._on_quit)
 
     def _keep_deadlines(self) -> None:
-        """From here on its stacks are its own affair: a request's that does not end."""
+        """From here on its stacks are its own affair: a request's that does not end, or for
+        whoever asks."""
         assert self.loop
         earlier, self.dump = self.dump, move(os.memfd_create("sockd-stacks", os.MFD_CLOEXEC))
         faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
