@@ -467,10 +467,14 @@ cdef class ASGIHandler(TaskHandler):
                 deflate=self.deflate)
         except Refused as refused:
             body = f"{refused}\n".encode()
-            session.refusal = b"HTTP/1.1 %d %s\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
-                refused.status, HTTPStatus(refused.status).phrase.encode(),
-                b"".join([b"%b: %b\r\n" % field for field in refused.fields
-                          if field[0] != b"Connection"]), len(body), body)
+            # Cython 0.29 does not take `%` on bytes.
+            fields = "".join(
+                f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
+                for name, value in refused.fields if name != b"Connection")
+            session.refusal = (
+                f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\n{fields}"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            ).encode("latin-1") + body
             return session
         del scope["method"]
         scope["type"] = "websocket"
