@@ -177,8 +177,8 @@ BODY = [
 RESPONSE = [
     Mutant(
         "CR and LF in a value",
-        "if not is_field_value(buffer.data + start",
-        "if False and not is_field_value(buffer.data + start",
+        "if not is_field_value(value, <uint32_t>value_size):",
+        "if False:",
     ),
     Mutant("CR and LF in a name", "if not is_token(text, <uint32_t>size):", "if False:"),
     Mutant("CR and LF in the status", " and is_field_value(text, <uint32_t>size)):", "):"),
@@ -186,7 +186,11 @@ RESPONSE = [
     Mutant("Content-Length twice", 'raise ValueError("Content-Length is set twice")', "pass"),
     Mutant("a length that is none", "wrong |= not 48 <= digits[i] <= 57", "pass"),
     Mutant("hop-by-hop fields pass", "if kind == PLAIN:", "if kind in (PLAIN, HOP_BY_HOP):"),
-    Mutant("Connection: close is ignored", 'if "close" in value.lower():', "if False:"),
+    Mutant(
+        "Connection: close is ignored",
+        'if b"close" in value[:value_size].lower():',
+        "if False:",
+    ),
     Mutant("Date twice", "self.has_date = True", "pass"),
     Mutant(
         "a body after HEAD",
@@ -225,8 +229,11 @@ RESPONSE = [
     ),
 ]
 
-LOOP = [
+ANSWERS = [
     Mutant("closed under unread input", "at_once = c.done_asking", "at_once = True"),
+]
+
+INTAKE = [
     Mutant(
         "an empty line begins a request",
         "if c.state != HEAD and head_begun(c.head, <uint32_t>(size - at)):",
@@ -238,7 +245,8 @@ MUTANTS = [
     *(("sockd/http/parser.pyx", mutant, PARSING) for mutant in PARSER),
     *(("sockd/http/body.pyx", mutant, PARSING) for mutant in BODY),
     *(("sockd/http/response.pyx", mutant, SERVING) for mutant in RESPONSE),
-    *(("sockd/http/loop.pyx", mutant, [*SERVING, *TIMING]) for mutant in LOOP),
+    *(("sockd/http/answers.pyx", mutant, [*SERVING, *TIMING]) for mutant in ANSWERS),
+    *(("sockd/http/intake.pyx", mutant, [*SERVING, *TIMING]) for mutant in INTAKE),
     *(("sockd/http/websocket.pyx", Mutant(*row), FRAMING) for row in WEBSOCKET),
     *(("sockd/http/handshake.py", Mutant(*row), OPENING) for row in HANDSHAKE),
 ]
