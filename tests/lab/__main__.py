@@ -87,14 +87,11 @@ def torture(minutes: float) -> None:
         push_torture(machine)
         machine.run(*TORTURE, "--self-test")
         print(f"torture: FUZZ_SEED={SEED}, {minutes:g} min on {SUITE}", flush=True)
-        for stops, share in ((False, 0.75), (True, 0.25)):
-            service = Service(machine, f"torture{stops:d}", 8100 + 3 * stops)
-            under = Torture(service, clients=CLIENTS, stops=stops)
-            under.deploy()
-            load = under.run(minutes * 60 * share, SEED)
-            print(json.dumps({"moves": under.made, **load.__dict__}, indent=1), flush=True)
-            load.assert_nothing_failed()
-            under.remove()
+        under = Torture(Service(machine, "torture", 8100), CLIENTS)
+        under.deploy()
+        load = under.run(minutes * 60, SEED)
+        print(json.dumps({"moves": under.made, **load.__dict__}, indent=1), flush=True)
+        load.assert_nothing_failed()
 
 
 def _running() -> int:

@@ -43,12 +43,10 @@ server {{
 
 @dataclass
 class Torture:
-    """`clients` of each kind, half of them through nginx. `stops`: among the moves are those that
-    stop the service, which closes idle connections: then no client has one."""
+    """`clients` of each kind, half of them through nginx."""
 
     service: Service
     clients: int = 4
-    stops: bool = False
     version: int = 0
     made: Counter[str] = field(default_factory=Counter)
 
@@ -74,11 +72,11 @@ class Torture:
         """Move for so long, each way `least` times. `longest`: a request may wait, 0 for any."""
         service = self.service
         urls = [service.direct, f"http://127.0.0.1:{service.port + 2}/"]
-        kinds = ("close",) if self.stops else KINDS
         half = max(1, self.clients // 2)
-        clients = [(kind, half, url) for kind in kinds for url in urls]
+        clients = [(kind, half, url) for kind in KINDS for url in urls]
+        clients += [("child", 1, url) for url in urls]
         options = [f"--seed={seed}", f"--executed=/var/lib/{service.name}/executed"]
-        options += ["--may-close", f"--longest={longest}"]
+        options += [f"--longest={longest}"]
         with service.torture(clients, *options) as load:
             self.made = Moves(self.moves(), seed).make(seconds, least)
         complaints = service.machine.read(f"/var/log/nginx/{service.name}-kept.log")
@@ -86,14 +84,14 @@ class Torture:
         return load
 
     def moves(self) -> dict[str, Move]:
-        moves: dict[str, Move] = {
+        return {
             "reload": self.reload,
             "upgrade": self.upgrade,
             "broken reload": self.broken_reload,
             "kill the master": self.kill,
             "more and fewer workers": self.more_and_fewer,
+            "restart": self.restart,
         }
-        return moves | ({"restart": self.restart} if self.stops else {})
 
     def reload(self) -> None:
         """What is asked afterwards is answered by the new code."""
