@@ -26,6 +26,7 @@ MODULES = {
     "sockd.http.connections": "sockd/http/connections.pyx",
     "sockd.http.stream": "sockd/http/stream.pyx",
     "sockd.http.health": "sockd/http/health.pyx",
+    "sockd.http.handover": "sockd/http/handover.pyx",
     "sockd.http.helper": "sockd/http/helper.pyx",
     "sockd.http.listening": "sockd/http/listening.pyx",
     "sockd.http.pool": "sockd/http/pool.pyx",

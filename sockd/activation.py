@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,11 @@ def listeners(bind: Sequence[str], backlog: int) -> list[Listener]:
     return adopt() or bind_all(bind, backlog)
 
 
-def adopt() -> list[Listener]:
-    """The sockets of LISTEN_FDS, in its order; none without socket activation."""
+def adopt(
+    reserved: Collection[str] = (), stored: dict[str, list[int]] | None = None
+) -> list[Listener]:
+    """The sockets of LISTEN_FDS, in its order; none without socket activation. Descriptors with
+    a `reserved` name are no listeners, and go to `stored`."""
     try:
         passed: dict[int, str] = daemon.listen_fds_with_names()
     except OSError as error:
@@ -56,6 +59,9 @@ def adopt() -> list[Listener]:
     finally:
         for name in VARIABLES:
             os.environ.pop(name, None)
+    for fd in [fd for fd, name in passed.items() if name in reserved]:
+        kept = stored if stored is not None else {}
+        kept.setdefault(passed.pop(fd), []).append(fd)
     return [_adopted(fd, name) for fd, name in sorted(passed.items())]
 
 

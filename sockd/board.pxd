@@ -10,7 +10,7 @@ cdef enum:
     SLOT_SIZE = 12288
 
 cdef enum SlotState:
-    FREE, BOOTING, READY, DRAINING
+    FREE, BOOTING, READY, DRAINING, LEAVING
 
 # A request in the worker's hands, while `started_usec` is not 0. `version` is odd while it is being
 # written. A request that came without an id has a number instead, of which board.pyx makes one.

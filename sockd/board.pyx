@@ -32,8 +32,9 @@ SLOT_BYTES = SLOT_SIZE
 # Raised with every change of `struct Slot`: a master that goes on in this process may be another's.
 LAYOUT = 1
 
-STATES = ("free", "booting", "ready", "draining")
-"""Values of a slot's `state`, by number."""
+STATES = ("free", "booting", "ready", "draining", "leaving")
+"""Values of a slot's `state`, by number. Leaving is draining, with others that take over what is
+idle."""
 
 FIELDS = (
     "state", "generation", "worker", "pid", "started_usec", "beat_usec",

@@ -23,6 +23,7 @@ from typing import Literal
 from sockd import activation, client
 from sockd.activation import Listener
 from sockd.board import Board
+from sockd.channel import Channel
 from sockd.config import Config
 from sockd.errors import CONFIGURATION, FAILED, OK, ConfigError, SockdError
 from sockd.identity import Identity, find, find_group, find_user
@@ -34,7 +35,17 @@ STATE = Path("/var/lib")  # of StateDirectory=, systemd.exec(5)
 NGINX_KEEPALIVE = 60.0  # seconds that nginx keeps an idle upstream connection by default
 DUMP_TIME = 1.0  # seconds for a stuck import to write its stack
 CLOSING_TIME = 1.0  # seconds for a fork server to end that has closed its control socket
+STORED = 2  # descriptors that systemd holds for the service
 NOBODY = 65534  # stands for a dynamic user: it owns nothing, and is in no group
+
+
+CONTINUITY = (
+    # property, what it may be, what goes wrong otherwise
+    ("Type", ("notify", "notify-reload"), "systemd does not learn when the service is ready"),
+    ("NotifyAccess", ("main", "exec", "all"), "systemd does not listen to the service"),
+    ("KillMode", ("process",), "a restart waits for the slowest request, and breaks connections"),
+)
+"""What a unit has to say so that no connection ends with a process (docs/units.md)."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,26 @@ def examine(config: Config) -> Iterator[Finding]:
         else:
             yield from _import(config, "")
         yield from _places(config, identity)
+    yield from _units(config)
     yield from _addresses(config)
+
+
+def _units(config: Config) -> Iterator[Finding]:
+    """What a unit written by hand lacks."""
+    names = [name for name, _, _ in CONTINUITY]
+    services = client.loaded_services(config.name, *names, "FileDescriptorStoreMax")
+    for unit, shown in services.items():
+        for name, allowed, otherwise in CONTINUITY:
+            if shown.get(name) not in allowed:
+                text = f"{unit}: {name}={shown.get(name)}, not {allowed[0]}: {otherwise}"
+                yield Finding("note", text)
+        stored = shown.get("FileDescriptorStoreMax", "0")
+        if int(stored) < STORED:
+            yield Finding(
+                "note",
+                f"{unit}: FileDescriptorStoreMax={stored}, not {STORED} or more: a restart closes "
+                "idle connections",
+            )
 
 
 def _notes(config: Config) -> Iterator[Finding]:
@@ -244,13 +274,15 @@ def _at(config: Config, key: str) -> str:
 def _application(config: Config, whom: str) -> Finding:
     target, begun = config.settings.app.target, time.monotonic()
     server = None
+    channel = Channel.find({})
     try:
-        server = ForkServer(1, config, [], Board.create(1).fd)
+        server = ForkServer(1, config, [], channel, Board.create(1).fd)
         left = _await_import(server)
     except SockdError as error:
         place = _at(config, "app.target")
         return Finding("problem", f"{place}: {error}", error.exit_code, error.detail)
     finally:
+        channel.close()
         if server is not None:
             server.kill()
             with contextlib.suppress(ChildProcessError):  # its end was asked for already

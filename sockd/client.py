@@ -314,6 +314,18 @@ def active_sockets(name: str) -> list[str]:
     return [unit for unit, state in zip(candidates, shown, strict=False) if state == "active"]
 
 
+def loaded_services(name: str, *properties: str) -> dict[str, dict[str, str]]:
+    """The units of the service `name` that systemd has loaded, with these properties of each."""
+    found = {}
+    for unit in (f"{name}.service", f"sockd@{name}.service"):
+        wanted = ",".join(("LoadState", *properties))
+        lines = _systemctl("show", f"--property={wanted}", unit).splitlines()
+        shown = dict(line.split("=", 1) for line in lines if "=" in line)
+        if shown.pop("LoadState", "") == "loaded":
+            found[unit] = shown
+    return found
+
+
 def stop_units(*units: str) -> str:
     done = subprocess.run(["systemctl", "stop", *units], stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import MutableMapping
 
@@ -71,6 +72,23 @@ class Notifier:
         """Must be followed by `ready()`, else this reload and every later one hangs."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+
+    def store(self, name: str, descriptor: int) -> bool:
+        """Have the manager hold a copy of it, also between two starts, and pass that to the next
+        process as `name`; whether it was asked. Its end is not watched: a socket without a peer
+        may get one again."""
+        if self._manager is None or self._manager.socket is None:
+            return False
+        message = f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode()
+        try:
+            socket.send_fds(self._manager.socket, [message], [descriptor])
+        except OSError:
+            return False
+        return True
+
+    def unstore(self, name: str) -> None:
+        """Have it close what it holds by that name; a second file would stay beside the first."""
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def stopping(self) -> None:
         self.send("STOPPING=1")

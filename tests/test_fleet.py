@@ -415,7 +415,7 @@ class TestWorkers:
         world = World().boot()
         assert kinds(world.tell(Resize(1))) == [Spawn]
         world.come_up(1, 3)
-        assert world.tell(Resize(-1)) == [Drain(WorkerId(1, 3), 30.0, False)]
+        assert world.tell(Resize(-1)) == [Drain(WorkerId(1, 3), 30.0, False, True)]
         world.tell(Resize(-1))
         assert world.tell(Resize(-1)) == []
         assert sorted(world.states().values()) == ["draining", "draining", "ready"]
@@ -453,7 +453,7 @@ class TestResizing:
     def test_fewer_are_told_at_once(self):
         world = World().boot()
         assert world.tell(Resize(-5, "a")) == [
-            Drain(WorkerId(1, 2), 30.0, False),
+            Drain(WorkerId(1, 2), 30.0, False, True),
             Reply("a", True, 1, "", ""),
         ]
 
@@ -493,8 +493,8 @@ class TestWithdrawal:
     def test_all_workers_drain_and_one_more_brings_them_back(self):
         world = World().boot()
         assert world.tell(Withdraw()) == [
-            Drain(WorkerId(1, 1), 30.0, False),
-            Drain(WorkerId(1, 2), 30.0, False),
+            Drain(WorkerId(1, 1), 30.0, False, True),
+            Drain(WorkerId(1, 2), 30.0, False, True),
         ]
         world.die(1, 1, 0)
         world.die(1, 2, 0)
@@ -660,7 +660,7 @@ class TestRecycling:
         assert world.states()["1.2"] == "ready"
         assert world.tell(Spawned(WorkerId(1, 4), 1004)) == []
         decisions = world.tell(Ready(WorkerId(1, 4), 1004))
-        assert decisions == [Serve(WorkerId(1, 4)), Drain(WorkerId(1, 2), 30.0, False)]
+        assert decisions == [Serve(WorkerId(1, 4)), Drain(WorkerId(1, 2), 30.0, False, True)]
         assert "worker 1.2: to be replaced after 100 requests (recycle.max_req" in world.notes()
         world.die(1, 2, 0)
         assert world.states() == {"1.1": "ready", "1.3": "ready", "1.4": "ready"}
@@ -674,7 +674,7 @@ class TestRecycling:
             spawned = [one.worker.serial for one in decisions if isinstance(one, Spawn)]
             assert spawned == [replacement]
             assert self.measured(world, **every) == []
-            assert Drain(WorkerId(1, serial), 30.0, False) in world.come_up(1, replacement)
+            assert Drain(WorkerId(1, serial), 30.0, False, True) in world.come_up(1, replacement)
             assert self.measured(world, **every) == []  # it still drains
             decisions = world.die(1, serial, 0)
         assert sorted(world.states()) == ["1.4", "1.5", "1.6"]
@@ -709,7 +709,7 @@ class TestRecycling:
         world.die(1, 5)
         assert Spawn not in kinds(world.wait(0.9))
         assert Spawn(WorkerId(1, 6), 3) in world.wait(0.3)
-        assert Drain(WorkerId(1, 1), 30.0, False) in world.come_up(1, 6)
+        assert Drain(WorkerId(1, 1), 30.0, False, True) in world.come_up(1, 6)
 
     def test_one_that_dies_first_needs_no_other(self):
         world = self.world(max_requests=100, jitter=0.0)
@@ -748,7 +748,7 @@ class TestIdleExit:
         # One that comes meanwhile is served: its connection is not idle, but new.
         assert decisions == [
             Announce("stopping"),
-            Drain(WorkerId(1, 1), 30.0, False),
+            Drain(WorkerId(1, 1), 30.0, False, False),
             CloseServer(1),
         ]
         world.die(1, 1, 0)
@@ -785,8 +785,8 @@ class TestReload:
         assert decisions == [
             Serve(WorkerId(2, 1)),
             Serve(WorkerId(2, 2)),
-            Drain(WorkerId(1, 1), 30.0, False),
-            Drain(WorkerId(1, 2), 30.0, False),
+            Drain(WorkerId(1, 1), 30.0, False, True),
+            Drain(WorkerId(1, 2), 30.0, False, True),
             CloseServer(1),
         ]
 
@@ -911,7 +911,7 @@ class TestReload:
         assert sorted(answers) == [("a", False), ("b", False)]
         assert KillServer(2) in decisions
         assert KillWorker(WorkerId(2, 1), 2001) in decisions
-        assert Drain(WorkerId(1, 1), 30.0, True) in decisions
+        assert Drain(WorkerId(1, 1), 30.0, True, False) in decisions
 
     def test_when_the_live_fork_server_dies_a_new_generation_replaces_its_own(self):
         world = World().boot()
@@ -1007,8 +1007,8 @@ class TestStop:
         decisions = world.tell(Stop())
         assert decisions == [
             Announce("stopping"),
-            Drain(WorkerId(1, 1), 30.0, True),
-            Drain(WorkerId(1, 2), 30.0, True),
+            Drain(WorkerId(1, 1), 30.0, True, False),
+            Drain(WorkerId(1, 2), 30.0, True, False),
             CloseServer(1),
         ]
         assert world.tell(Stop()) == []

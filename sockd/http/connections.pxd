@@ -56,6 +56,7 @@ cdef struct Connection:
     uint64_t arrived_usec  # when a request was read that waits in `input`; 0: none does
     bint late  # the helper has ended it at its deadline
     bint taken  # the helper has accepted it
+    bint moved  # another process accepted it: copies may be anywhere
     bint done_asking  # its peer announced that this is its last request, and nothing came behind it
     Buffer input
     Head* head
@@ -96,6 +97,8 @@ cdef uint64_t realtime_usec() noexcept nogil
 cdef Connection* connection_new(
     Connections* all, int fd, int listener, const sockaddr_in6* address) noexcept nogil
 cdef void enter(Connections* all, Connection* c, int state) noexcept nogil
+cdef void enter_since(
+    Connections* all, Connection* c, int state, uint64_t since, Connection* before) noexcept nogil
 cdef int want(Connections* all, Connection* c, uint32_t events) noexcept nogil
 cdef bint reserve(Buffer* buffer, size_t capacity) noexcept nogil
 cdef bint keep_input(Connection* c, const char* data, size_t size) noexcept nogil

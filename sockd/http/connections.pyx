@@ -110,6 +110,40 @@ cdef void enter(Connections* all, Connection* c, int state) noexcept nogil:
     queue.last = c
 
 
+cdef void enter_since(
+    Connections* all, Connection* c, int state, uint64_t since, Connection* before
+) noexcept nogil:
+    """Move to the place in a state's queue that it would have if it had entered then, but not
+    before it could be looked at once. The search begins at `before`, if that is in the queue."""
+    cdef Queue* queue = &all.queues[state]
+    cdef uint64_t deadline = max(min(since, all.now) + queue.span, all.now + 1)
+    cdef Connection* at
+    enter(all, c, state)
+    c.deadline = min(deadline, c.deadline)
+    at = c.previous
+    if before != NULL and before != c and before.state == state:
+        if before.deadline <= c.deadline:
+            at = before
+            while at.next != c and at.next.deadline <= c.deadline:
+                at = at.next
+        else:
+            at = before.previous
+    while at != NULL and at.deadline > c.deadline:
+        at = at.previous
+    if at == c.previous:
+        return
+    # Out of its place at the end: another one is before it, and stays the last.
+    queue.last = c.previous
+    queue.last.next = NULL
+    c.previous = at
+    c.next = at.next if at != NULL else queue.first
+    c.next.previous = c
+    if at != NULL:
+        at.next = c
+    else:
+        queue.first = c
+
+
 cdef int want(Connections* all, Connection* c, uint32_t events) noexcept nogil:
     """Have epoll tell of `events`; -1 (errno) if it cannot."""
     cdef epoll_event event

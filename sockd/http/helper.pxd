@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from sockd.http.connections cimport Connections
+from sockd.http.handover cimport Channel
 from sockd.http.health cimport Health
 
 cdef extern from "pthread.h" nogil:
@@ -20,6 +21,7 @@ cdef extern from *:
 
 cdef struct Helper:
     Connections* all
+    Channel* channel
     Health health
     const char* late_head  # the whole answer to a head that is not complete in time
     size_t late_head_size
@@ -63,7 +65,7 @@ cdef inline void come_back(Helper* helper) noexcept nogil:
     helper.returns += 1
 
 
-cdef Helper* helper_new(Connections* all) noexcept nogil
+cdef Helper* helper_new(Connections* all, Channel* channel) noexcept nogil
 cdef int helper_start(Helper* helper) noexcept nogil
 cdef void helper_end(Helper* helper) noexcept nogil
 cdef void helper_free(Helper* helper) noexcept nogil

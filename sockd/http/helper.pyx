@@ -15,7 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, READY, SLOT_SIZE, Slot
+from sockd.board cimport DRAINING, FREE, LEAVING, READY, SLOT_SIZE, Slot
 from sockd.http.connections cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
@@ -43,6 +43,7 @@ from sockd.http.connections cimport (
     take_head,
     want,
 )
+from sockd.http.handover cimport ASKING, EVERY, MOST, SILENT, give_away, silence
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.parser cimport head_begun, parse_head
 
@@ -106,6 +107,9 @@ cdef enum:
     TICK_MS = 5
     PATIENCE_USEC = 10000
     QUIET_TICKS = 100
+    # An application call that takes longer will keep its worker for a while.
+    LONG_USEC = 50000
+    UNUSED = 64
     STACK = 256 << 10
     EVENTS = 64
     SCRATCH = 16384
@@ -114,8 +118,8 @@ cdef enum:
     TAKEN = 8
 
 
-cdef Helper* helper_new(Connections* all) noexcept nogil:
-    """A helper for `all` that is not started, its lock held by the caller; NULL (errno) if it
+cdef Helper* helper_new(Connections* all, Channel* channel) noexcept nogil:
+    """A helper for `all` and `channel` that is not started, its lock held by the caller; NULL (errno) if it
     cannot be. What it shall do is set in it before it is started."""
     cdef Helper* helper = <Helper*>calloc(1, sizeof(Helper))
     if helper == NULL:
@@ -123,6 +127,7 @@ cdef Helper* helper_new(Connections* all) noexcept nogil:
     pthread_mutex_init(&helper.lock, NULL)
     pthread_mutex_lock(&helper.lock)
     helper.all = all
+    helper.channel = channel
     helper.lifeline = -1
     helper.scratch = <char*>malloc(SCRATCH)
     helper.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -228,7 +233,7 @@ cdef void _wait(Helper* helper, int milliseconds) noexcept nogil:
     else:
         # The master is gone: whoever asks is told to go elsewhere, also while the loop is away.
         epoll_ctl(helper.epoll, EPOLL_CTL_DEL, helper.lifeline, NULL)
-        helper.all.slot.state = DRAINING
+        helper.all.slot.state = LEAVING if helper.channel.outlives else DRAINING
 
 
 cdef void _attend(Helper* helper) noexcept nogil:
@@ -244,7 +249,13 @@ cdef void _attend(Helper* helper) noexcept nogil:
     if since != helper.attended_usec:
         helper.attended_usec = since
         helper.taken = 0
-    if load(&helper.away_usec):
+    if helper.all.slot.state == LEAVING and helper.channel.give >= 0:
+        # The loop would do the same, and some wait for it that need not.
+        if load(&helper.away_usec) and give_away(
+            helper.all, helper.channel, EVERY, MOST, 1 << 30
+        ) < 0:
+            silence(helper.all)
+    elif load(&helper.away_usec):
         # epoll goes round what is ready, so as many answers as all connections fill have had each.
         passes = helper.all.slot.connections // EVENTS + 1
         while passes and count == EVENTS:
@@ -255,11 +266,51 @@ cdef void _attend(Helper* helper) noexcept nogil:
                     c = <Connection*>events[i].data.ptr
                     if c.state <= <int>HEAD and not c.interest & EPOLLOUT:
                         _read(helper, c)
+        if helper.channel.give >= 0 and helper.all.slot.state == READY:
+            _share(helper, now)
         _expire(helper, now)
     if helper.health.size and helper.all.slot.state == READY and _is_last_resort(helper):
         for i in range(helper.listener_count):
             while helper.taken < TAKEN and _accept(helper, i):
                 pass
+
+
+cdef void _share(Helper* helper, uint64_t now) noexcept nogil:
+    """Requests that wait behind the one that runs are for workers that have none: one for each of
+    them, since each gets one message. Idle connections go as well when it takes long: what is
+    asked on them next need not wait for the next look."""
+    cdef Slot* slot = helper.all.slot
+    cdef uint64_t connections = slot.connections
+    cdef uint64_t before = slot.handed_over
+    cdef int room
+    if connections <= slot.active:
+        return
+    room = _siblings_with_room(helper)
+    if room and give_away(helper.all, helper.channel, ASKING, 1, room) == 0 and (
+        now > load(&helper.away_usec) + LONG_USEC
+    ):
+        give_away(helper.all, helper.channel, SILENT,
+                  <int>(connections // (2 * <uint64_t>room)) + 1, 1 << 30)
+    slot.stolen += slot.handed_over - before
+
+
+cdef int _siblings_with_room(const Helper* helper) noexcept nogil:
+    """How many other workers could run a request at once."""
+    cdef const Slot* slot
+    cdef int found = 0
+    cdef int unused = 0
+    cdef int i
+    for i in range(helper.slots):
+        slot = <const Slot*>(helper.board + <size_t>i * SLOT_SIZE)
+        if slot.state == FREE:
+            unused += 1
+            if unused == UNUSED:
+                break  # the lowest free slot is taken first: nothing follows
+            continue
+        unused = 0
+        if slot.state == READY and slot.active < helper.threads and slot != helper.all.slot:
+            found += 1
+    return found
 
 
 cdef bint _is_last_resort(Helper* helper) noexcept nogil:
@@ -336,7 +387,7 @@ cdef int _read(Helper* helper, Connection* c) noexcept nogil:
         c.taken = False
         c.served += 1
         if not health_answer(
-            c.fd, c.head, c.input.data, all.slot.state == DRAINING, time(NULL)
+            c.fd, c.head, c.input.data, all.slot.state > <uint64_t>READY, time(NULL)
         ):
             shutdown(c.fd, SHUT_RDWR)
             return 0

@@ -6,6 +6,8 @@ from sockd.http.connections cimport LISTENERS, Connection, Connections
 cdef enum:
     # When to try again what failed for want of descriptors or memory.
     AGAIN_USEC = 200000
+    # The number of what is no listener, but listened to like one: the handover channel.
+    CHANNEL = LISTENERS
 
 # What accept() returns of a listener that gave no connection.
 cdef enum Nothing:
@@ -17,6 +19,7 @@ cdef enum Nothing:
 cdef class Listening:
     cdef int fds[LISTENERS]
     cdef int count
+    cdef int channel  # where connections of other workers come from; -1: nowhere
     cdef Connections* all
     cdef Board board
     cdef uint32_t threads
@@ -37,5 +40,6 @@ cdef class Listening:
     cdef void queue_up(self, int index) noexcept
     cdef bint was_nudged(self) noexcept
     cdef bint leaves_it(self) noexcept
+    cdef int takers(self) noexcept
     cdef bint _has_its_share(self) noexcept
     cdef bint _watch(self, int index, bint on) noexcept

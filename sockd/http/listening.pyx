@@ -102,6 +102,7 @@ cdef class Listening:
         if len(sockets) > LISTENERS:
             raise ValueError(f"more than {LISTENERS} listeners")
         self.count = len(sockets)
+        self.channel = -1
         for index, listener in enumerate(sockets):
             self.fds[index] = listener.fileno()
             listener.setblocking(False)
@@ -127,6 +128,8 @@ cdef class Listening:
             if not self._watch(index, on):
                 self.pause(AGAIN_USEC)
                 return
+        if self.channel >= 0 and not self._watch(CHANNEL, on):
+            self.pause(AGAIN_USEC)
 
     cdef void pause(self, uint64_t usec) noexcept:
         self.turn(False)
@@ -138,7 +141,8 @@ cdef class Listening:
         event.data.u64 = tagged(index, OF_LISTENER)
         # Those that were not in are not found when all are taken out.
         return epoll_ctl(self.all.epoll, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL,
-                         self.fds[index], &event) == 0 or not on
+                         self.channel if index == CHANNEL else self.fds[index],
+                         &event) == 0 or not on
 
     cdef int accept(self, int index, Connection** connection) noexcept:
         """1 and a connection in state NEW, or one of Nothing."""
@@ -193,6 +197,15 @@ cdef class Listening:
             nudge(<int>self.least.pid)
         self.pause(LEFT_USEC)
         return True
+
+    cdef int takers(self) noexcept:
+        """Workers that take connections, at least 1."""
+        cdef int index
+        cdef int found = 0
+        for index in range(self.board.slots):
+            if self.board.slot(index).state == READY:
+                found += 1
+        return max(found, 1)
 
     cdef bint _has_its_share(self) noexcept:
         """More connections than the mean of the workers that can take one, itself included."""

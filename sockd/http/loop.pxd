@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from sockd.board cimport Board, Slot
 from sockd.http.connections cimport Connection, Connections
 from sockd.http.forwarded cimport Trust
+from sockd.http.handover cimport Channel
 from sockd.http.helper cimport Helper
 from sockd.http.listening cimport Listening
 from sockd.http.pool cimport Pool
@@ -21,8 +22,10 @@ cdef class Loop:
     cdef readonly Handler handler
     cdef readonly list listeners
     cdef readonly int aborted
+    cdef readonly int left_over
     cdef readonly Trust trust
     cdef Connections all
+    cdef Channel channel
     cdef Slot* slot
     cdef Listening listening
     cdef int batch
@@ -44,6 +47,9 @@ cdef class Loop:
     cdef uint64_t ready_usec  # what is read has waited at least since then
     cdef bint stopping
     cdef bint draining
+    cdef bint handing_over  # while it drains, others take the connections
+    cdef int takers  # workers that take them
+    cdef bint closing  # while it drains, no connection outlives its response
     cdef object drain_wish
     cdef uint64_t drain_deadline
 
@@ -63,6 +69,12 @@ cdef class Loop:
     cdef Connection* _longest_idle(self) noexcept
     cdef void _end_unless_it_asks(self, Connection* c) noexcept
     cdef int _begin_drain(self) except -1
+    cdef void _begin_close(self) noexcept
+    cdef void _take_over(self) noexcept
+    cdef void _hand_over(self) noexcept
+    cdef void _end_left_over(self) noexcept
+    cdef bint _leaves(self) noexcept
+    cdef bint _holds_idle(self) noexcept
     cdef int _want(self, Connection* c, uint32_t events) except -1
     cdef int _readable(self, Connection* c) except -1
     cdef int _discard(self, Connection* c) except -1

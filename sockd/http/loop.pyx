@@ -19,7 +19,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from sockd.board cimport DRAINING, READY, Board, note_duration, note_released, note_response
+from sockd.board cimport (
+    DRAINING,
+    LEAVING,
+    READY,
+    Board,
+    note_duration,
+    note_released,
+    note_response,
+)
 from sockd.http.body cimport COMPLETE, body_feed, body_free, body_new, body_take
 from sockd.http.connections cimport (
     ACTIVE,
@@ -59,6 +67,15 @@ from sockd.http.connections cimport (
 from sockd.http.current cimport id_of
 from sockd.http.forks cimport has_forked, this_is_the_worker
 from sockd.http.forwarded cimport Trust
+from sockd.http.handover cimport (
+    NOTHING_WAITS,
+    channel_join,
+    EVERY,
+    give_away,
+    has_descriptors,
+    silence,
+    take,
+)
 from sockd.http.health cimport health_answer, health_asked
 from sockd.http.helper cimport (
     come_back,
@@ -73,7 +90,7 @@ from sockd.http.helper cimport (
     store,
     load,
 )
-from sockd.http.listening cimport AGAIN_USEC, NO_ROOM, TRY_AGAIN, Listening
+from sockd.http.listening cimport AGAIN_USEC, CHANNEL, NO_ROOM, TRY_AGAIN, Listening
 from sockd.http.parser cimport (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -142,8 +159,15 @@ cdef enum:
     # What is accepted in one go.
     ACCEPTED = 16
     ACCEPTING_USEC = 1000
+    # When to look again for room in the handover channel.
+    ROOM_USEC = 5000
     # Connections that are looked at to find one that can be closed.
     ATTEMPTS = 16
+
+
+def _address(listener):
+    address = listener.getsockname()
+    return address if isinstance(address, (str, bytes)) else repr(address[:2])
 
 
 cdef class Handler:
@@ -168,7 +192,8 @@ cdef class Loop:
         memset(&self.all, 0, sizeof(self.all))
         self.all.epoll = epoll_create1(EPOLL_CLOEXEC)
         self.scratch = <char*>malloc(SCRATCH)
-        self.helper = helper_new(&self.all)
+        self.channel.give = self.channel.take = -1
+        self.helper = helper_new(&self.all, &self.channel)
         if self.all.epoll < 0 or self.scratch == NULL or self.helper == NULL:
             raise MemoryError("no memory or descriptor for the connection loop")
 
@@ -255,20 +280,39 @@ cdef class Loop:
         if helper_hold(self.helper, lifeline) < 0:
             raise OSError(errno, "cannot watch the lifeline")
 
+    def join(self, int give, int take, *, bint outlives):
+        """Exchange connections with other workers, by a pair of SOCK_SEQPACKET sockets whose two
+        ends all of them hold. `outlives`: whoever serves after all of them are gone has it too."""
+        # A name, since a later process may have its listeners in another order.
+        names = [_address(listener) for listener in self.listeners]
+        if not channel_join(&self.channel, give, take, outlives, names):
+            return
+        on = self.listening.on
+        self.listening.turn(False)
+        self.listening.channel = take
+        self.listening.turn(on)
+
     def stop(self):
         """Quick end: `run` closes every connection and returns."""
         self.stopping = True
 
-    def drain(self, double seconds, *, bint close_idle, bint accept_rest=False):
+    def drain(self, double seconds, *, bint close_idle, bint accept_rest=False,
+              bint hand_over=False):
         """End gracefully: accept no more, finish the requests in hand, let `run` return when no
         connection is left, or after `seconds` (what is in hand then is cut; `aborted` counts it).
 
-        Idle connections are closed at once if `close_idle`; else each is answered once more, with
-        `Connection: close`, until its keep-alive time is over. `accept_rest` takes what the
-        kernel has queued first: for listeners that nobody serves afterwards."""
+        With `hand_over`, and a channel, other workers get the connections: idle ones at once, the
+        others after their response. `left_over` counts those that nobody took in time; they are
+        closed.
+
+        Without, idle connections are closed at once if `close_idle`; else each is answered once
+        more, with `Connection: close`, until its keep-alive time is over. `accept_rest` takes
+        what the kernel has queued first: for listeners that nobody serves afterwards."""
         # Also called in the middle of a request, by a signal: its response says so already.
+        hand_over = hand_over and self.channel.give >= 0
         self.draining = True
-        self.slot.state = DRAINING
+        self.closing = not hand_over
+        self.slot.state = LEAVING if hand_over else DRAINING
         self.drain_wish = (seconds, close_idle, accept_rest)
 
     def run(self):
@@ -321,13 +365,25 @@ cdef class Loop:
         self.all.now = self.ready_usec = woken
         self.slot.beat_usec = woken
         self._tell_date()
-        if self.listening.was_nudged():
+        if self.slot.state > <uint64_t>READY and not self.draining:
+            # The master's order to drain is on its way here, or its end is. What is asked after it
+            # was given is not for this worker to answer, so it is heard before any of that is read.
+            self._hear_order()
+        if self.listening.was_nudged() and not self.draining:
+            self._take_over()
             for i in range(self.listening.count):
                 self._accept_some(i, False)
         for i in range(count):
+            # First: the kernel woke nobody else for it, and the application may take long.
+            if events[i].data.u64 == tagged(CHANNEL, OF_LISTENER):
+                self._take_over()
+        for i in range(count):
+            if self.drain_wish is not None:
+                break  # epoll tells of the rest again
             tag = events[i].data.u64
             if tag & 3 == OF_LISTENER:
-                self._accept_some(<int>(tag >> 2), True)
+                if tag >> 2 != CHANNEL:
+                    self._accept_some(<int>(tag >> 2), True)
             elif tag & 3 == OF_WATCHER:
                 try:
                     callback = self.watchers.get(<int>(tag >> 2))
@@ -351,6 +407,8 @@ cdef class Loop:
                         self._readable(c)
                 except Exception:
                     self._broken(c)
+        if self.drain_wish is not None:
+            return 0  # some of these events have not had their turn
         # Only what was readable at some moment and has had its turn is held to the time of that
         # moment: what the application took since is nobody's fault. epoll goes round all that is
         # ready, so a row of full answers as long as there are connections has had everyone.
@@ -360,6 +418,8 @@ cdef class Loop:
         if count < EVENTS or self.full_turns * EVENTS > self.slot.connections + EVENTS:
             self.full_turns = 0
             self._expire(woken if count < EVENTS else self.asked_usec)
+        if self.handing_over:
+            self._hand_over()
         bury(&self.all)
         if self.listening.again and self.all.now >= self.listening.again:
             self.listening.again = 0
@@ -385,6 +445,9 @@ cdef class Loop:
             deadline = self.drain_deadline
         if self.listening.again and (deadline == 0 or self.listening.again < deadline):
             deadline = self.listening.again
+        if self.handing_over and self._holds_idle():
+            deadline = min(deadline, self.all.now + ROOM_USEC) if deadline else (
+                self.all.now + ROOM_USEC)
         if deadline == 0:
             return -1
         if deadline <= self.all.now:
@@ -411,6 +474,8 @@ cdef class Loop:
                 except Exception:
                     self._broken(c)
         if self.drain_deadline and now >= self.drain_deadline:
+            if self.handing_over:
+                self._end_left_over()
             for state in range(<int>HEAD, <int>WRITING + 1):
                 while self.all.queues[state].first != NULL:
                     self.aborted += 1
@@ -556,7 +621,6 @@ cdef class Loop:
             self._close(c)
 
     cdef int _begin_drain(self) except -1:
-        cdef Connection* c
         cdef int index
         seconds, close_idle, accept_rest = self.drain_wish
         self.drain_wish = None
@@ -570,17 +634,109 @@ cdef class Loop:
                     self._accept_rest(index)
             self.listening.turn(False)
         self.listening.again = 0
-        if close_idle:
-            c = self.all.queues[<int>IDLE].first
-            while c != NULL:
-                self._end_unless_it_asks(c)
-                c = self.all.queues[<int>IDLE].first
-            self.all.queues[<int>NEW].span = GRACE_USEC
-            c = self.all.queues[<int>NEW].first
-            while c != NULL:
-                c.deadline = self.all.now + GRACE_USEC
-                c = c.next
+        self.handing_over = not self.closing
+        if self.handing_over:
+            self.takers = self.listening.takers()
+            self._hand_over()
+        elif close_idle:
+            self._begin_close()
         return 0
+
+    cdef void _begin_close(self) noexcept:
+        cdef Connection* c
+        cdef int state
+        # What others gave away is nobody's otherwise.
+        while self.channel.take >= 0 and has_descriptors(
+            &self.channel, self.slot.connections, self.all.now
+        ) and take(&self.all, &self.channel) != NOTHING_WAITS:
+            pass
+        for state in range(<int>NEW, <int>HEAD + 1):
+            c = self.all.queues[state].first
+            while c != NULL:
+                if c.interest == 0:  # it waited for others to take it
+                    want(&self.all, c, EPOLLIN | EPOLLOUT if c.input.size else EPOLLIN)
+                c = c.next
+        c = self.all.queues[<int>IDLE].first
+        while c != NULL:
+            self._end_unless_it_asks(c)
+            c = self.all.queues[<int>IDLE].first
+        self.all.queues[<int>NEW].span = GRACE_USEC
+        c = self.all.queues[<int>NEW].first
+        while c != NULL:
+            c.deadline = self.all.now + GRACE_USEC
+            c = c.next
+
+    # -- connections that come from other workers, or go to them -----------------------------
+
+    def _hear_order(self):
+        callback = self.watchers.get(self.helper.lifeline)
+        if callback is not None:
+            callback()
+
+    cdef void _take_over(self) noexcept:
+        """One message of connections that another worker has given away."""
+        if self.draining or not self.listening.on or self.channel.take < 0:
+            return
+        if self.listening.leaves_it():
+            return
+        if not has_descriptors(&self.channel, self.slot.connections, self.all.now):
+            self.listening.pause(AGAIN_USEC)
+            return
+        if take(&self.all, &self.channel) == NOTHING_WAITS:
+            return
+        self.listening.queue_up(CHANNEL)
+        if self.channel.unreadable:
+            try:
+                if self.handler.report is not None:
+                    self.handler.report(
+                        f"{self.channel.unreadable} connections could not be taken over, and were "
+                        "answered with 503", None, {"PRIORITY": "3"})
+            except Exception:
+                pass  # no memory for it
+            self.slot.refused += self.channel.unreadable
+            self.channel.unreadable = 0
+        if self.slot.connections >= self.connection_limit:
+            self._listen_if_free()
+
+    cdef void _hand_over(self) noexcept:
+        """Give away what has no request in hand, as far as there is room for it."""
+        cdef Connection* c
+        cdef Connection* following
+        cdef int state
+        if not self._holds_idle():
+            return
+        for state in range(<int>NEW, <int>HEAD + 1):
+            c = self.all.queues[state].first
+            while c != NULL:
+                following = c.next
+                if c.late:  # it was ended already
+                    try:
+                        self._eof(c)
+                    except Exception:
+                        self._broken(c)
+                c = following
+        if give_away(
+            &self.all, &self.channel, EVERY,
+            <int>self.slot.connections // (2 * self.takers) + 1, 1 << 30
+        ) < 0:
+            silence(&self.all)
+
+    cdef bint _leaves(self) noexcept:
+        """Whether what is asked from here on is for others to answer: the order to drain may still
+        be on its way."""
+        return self.handing_over or self.slot.state == LEAVING and self.channel.give >= 0
+
+    cdef bint _holds_idle(self) noexcept:
+        return (self.all.queues[<int>NEW].first != NULL or self.all.queues[<int>IDLE].first != NULL
+                or self.all.queues[<int>HEAD].first != NULL)
+
+    cdef void _end_left_over(self) noexcept:
+        """Nobody took them in the whole drain time."""
+        cdef int state
+        for state in range(<int>NEW, <int>HEAD + 1):
+            while self.all.queues[state].first != NULL:
+                self.left_over += 1
+                self._close(self.all.queues[state].first)
 
     cdef int _want(self, Connection* c, uint32_t events) except -1:
         if want(&self.all, c, events) < 0:
@@ -657,6 +813,9 @@ cdef class Loop:
         cdef int budget = PIPELINED
         while at < size:
             if c.state == NEW or c.state == IDLE or c.state == HEAD:
+                if self._leaves():
+                    c.arrived_usec = self.all.now
+                    return self._keep(c, data + at, size - at)
                 if budget == 0:
                     c.arrived_usec = self.all.now
                     # A socket is nearly always writable: so epoll brings us back here next turn.
@@ -712,7 +871,7 @@ cdef class Loop:
         if c.arrived_usec:
             response.waiting_since = min(response.waiting_since, c.arrived_usec)
             c.arrived_usec = 0
-        if self.draining:
+        if self.closing:
             response.keep_alive = False
         response.connection = c
         Py_INCREF(response)
@@ -845,7 +1004,7 @@ cdef class Loop:
     cdef int _resume(self, Connection* c) except -1:
         """After a response that took more than its turn: on with what came meanwhile."""
         cdef size_t held = c.input.size
-        if c.state == IDLE:
+        if c.state == IDLE and not self._leaves():
             self._want(c, EPOLLIN)
             if held:
                 c.input.size = 0
@@ -1036,7 +1195,7 @@ cdef class Loop:
         if c.interest:
             # A fork of the application may hold a copy: epoll would go on reporting it.
             epoll_ctl(self.all.epoll, EPOLL_CTL_DEL, c.fd, NULL)
-        if has_forked or self.stream_timeout:
+        if has_forked or self.stream_timeout or c.moved:
             # A child, or the stream of a body, may hold a copy: it would stay open with that.
             shutdown(c.fd, SHUT_RDWR)
         close(c.fd)

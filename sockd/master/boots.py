@@ -132,13 +132,14 @@ class GenerationRules(WorkerRules):
         for worker in list(old.workers.values()):
             if worker.state is W.READY:
                 self._respawn("reload")
-            self._end_worker(worker, now, close_idle=False)
+            self._end_worker(worker, now)
         self._close_server(old, now)
 
     def _conclude(self, handover: Handover) -> None:
         self.handover = None
         self.last_error = None
         generation = handover.generation
+        assert generation
         if generation.asked:
             self.happened["reloads.ok"] += 1
             self._say(NOTICE, f"reload ok: generation {generation.number} serves", generation)

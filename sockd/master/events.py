@@ -192,6 +192,7 @@ class Proved:
 class Stop:
     quick: bool = False
     idle: bool = False  # there is no connection; one that comes meanwhile is served
+    restart: bool = False  # another master follows, and takes over the connections
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,7 @@ class Drain:
     worker: WorkerId
     seconds: float
     close_idle: bool
+    hand_over: bool  # others take its connections
 
 
 @dataclass(frozen=True)
@@ -398,11 +400,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Exit:
-    """Nothing is left to do. With a code other than 0, why."""
+    """Nothing is left to do. With a code other than 0, why. `leaves`: workers still finish what
+    they have in hand, and another master follows."""
 
     code: int
     message: str
     detail: str
+    leaves: bool = False
 
 
 Decision = (

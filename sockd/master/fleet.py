@@ -42,9 +42,10 @@ from sockd.master.events import (
     Words,
 )
 from sockd.master.renewal import RenewalRules
-from sockd.master.roster import MOST_FAILURES, MOST_WORKERS, ended
+from sockd.master.roster import MOST_FAILURES, MOST_WORKERS, Handover, ended
 from sockd.master.states import LONGEST_HOLD, G, S, W
 
+LEAVE = 0.3  # seconds for workers to give idle connections away before the master leaves them
 JUMP = 5.0  # a deadline found this late says that time was lost: suspend, SIGSTOP
 
 
@@ -110,8 +111,7 @@ class Fleet(RenewalRules):
     def deadline(self) -> float | None:
         """When the next Tick is due, if no event comes before."""
         due: list[float | None] = [self._start_at, *self._upkeep_deadlines()]
-        if self.handover:
-            due.append(self.handover.until)
+        due += [one.until for one in (self.handover, self.leaving) if one]
         if self._relaunch_needed():
             due.append(self._relaunch.until)
         for generation in self.generations.values():
@@ -155,13 +155,15 @@ class Fleet(RenewalRules):
         self._stop(Stop(idle=True), now)
 
     def _stop(self, event: Stop, now: float) -> None:
-        if self.stopping and not (event.quick and not self.quick):
+        more = (event.quick and not self.quick) or (self.leaving and not event.restart)
+        if self.stopping and not more:
             return
         first = not self.stopping
         self.stopping, self.quick = True, event.quick
         self._start_at = None
         if first:
-            self._say(NOTICE, "stopping" + (" at once" if event.quick else ""))
+            how = " at once" if event.quick else " for the next start" if event.restart else ""
+            self._say(NOTICE, "stopping" + how)
             self._do(Announce("stopping"))
             waiting = self._abandon_upgrade() + (self._queued or [])
             for one in (self.candidate, self.handover.generation if self.handover else None):
@@ -170,7 +172,12 @@ class Fleet(RenewalRules):
             self._resizing.clear()
             for token in waiting:
                 self._do(Reply(token, False, None, "the service is stopping", ""))
+            if event.restart and not event.quick:
+                ready = {worker.id for worker in self.workers() if worker.state is W.READY}
+                self.leaving = Handover(self.live, ready, now + LEAVE)
             self._queued = self.handover = self.candidate = self.live = None
+        elif not event.restart:
+            self.leaving = None
         for generation in list(self.generations.values()):
             serving = generation.state is G.LIVE
             if generation.state is not G.RETIRING:
@@ -178,7 +185,8 @@ class Fleet(RenewalRules):
                 generation.deadline = None
             for worker in list(generation.workers.values()):
                 if self.quick or serving or worker.state is W.DRAINING:
-                    self._end_worker(worker, now, close_idle=not event.idle)
+                    close = not (event.idle or event.restart)
+                    self._end_worker(worker, now, close_idle=close, hand_over=event.restart)
                 else:
                     self._kill(worker, "the service is stopping", now)
             if serving:
@@ -300,7 +308,14 @@ class Fleet(RenewalRules):
         self._settle_resize()
         if not any(generation.in_state(W.SPAWNING) for generation in self.generations.values()):
             self._strays.clear()
-        if not self.generations and (self.stopping or self._failure):
+        if self.leaving:
+            self.leaving.waiting &= {worker.id for worker in self.workers()}
+            if self.leaving.until <= now or not self.leaving.waiting:
+                self.exited = True
+                count = len(list(self.workers()))
+                self._say(NOTICE, f"stopped; {count} workers finish what they have in hand")
+                self._do(Exit(0, "", "", leaves=True))
+        elif not self.generations and (self.stopping or self._failure):
             self.exited = True
             for token in self._end_upgrade() + (self._queued or []):
                 self._do(Reply(token, False, None, "the service failed to start", ""))

@@ -16,6 +16,7 @@ from typing import Self
 import sockd
 from sockd import memory
 from sockd.activation import Listener
+from sockd.channel import Channel
 from sockd.config import Config
 from sockd.errors import AppError, ConfigError
 from sockd.identity import Identity, find
@@ -158,6 +159,7 @@ class ForkServer:
         generation: int,
         config: Config,
         listeners: list[Listener],
+        channel: Channel,
         board: int,
         *,
         preload: bool = True,
@@ -183,9 +185,10 @@ class ForkServer:
                 who,
                 settings,
                 [(listener.name, listener.address) for listener in listeners],
+                channel.outlives,
             )
             self.control.setblocking(False)
-            fds = [listener.socket.fileno() for listener in listeners]
+            fds = [*channel.descriptors(), *(one.socket.fileno() for one in listeners)]
             messages.send(self.control, spec.message(), [self._dump, board, *fds])
             self.pid = self._exec(
                 interpreter(settings.app.venv), environment(config, os.environ, who), theirs

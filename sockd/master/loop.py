@@ -22,6 +22,7 @@ from sockd import journal, linux, memory, stdio
 from sockd.board import Board
 from sockd.config import Config
 from sockd.errors import INTERNAL, AppError, GivenUp, SockdError
+from sockd.http.handover import end_waiting
 from sockd.master import report, upgrade
 from sockd.master.cgroup import OOMWatch
 from sockd.master.control import Control, socket_path
@@ -71,7 +72,9 @@ from sockd.master.events import (
 from sockd.master.failures import BootFailures
 from sockd.master.fleet import Fleet
 from sockd.master.generation import ForkServer, Lifeline
+from sockd.master.group import Group, Question
 from sockd.master.inheritance import State
+from sockd.master.leftover import LeftOver, end_group
 from sockd.master.orphans import Orphans, end_orphans
 from sockd.master.report import Reporter
 from sockd.master.service import Service
@@ -86,7 +89,12 @@ LONGEST_TURN = 3600.0  # seconds: epoll_wait(2) cannot wait for more than 24 day
 OVERDUE = 5.0  # seconds after which a deadline that nobody has enforced will not be
 MARGIN = 10.0  # seconds asked of the service manager beyond what the settings allow
 
+FOR_GOOD = signal.SIGRTMIN
+"""Sent by the unit's ExecStop= before SIGTERM when systemd stops the service and does not restart
+it."""
+
 ON_SIGNAL: dict[int, Callable[[], Event]] = {
+    FOR_GOOD: Stop,
     signal.SIGTERM: Stop,
     signal.SIGINT: lambda: Stop(quick=True),
     signal.SIGQUIT: lambda: Stop(quick=True),
@@ -160,7 +168,9 @@ class Master(Succession):
             self.selector,
             lambda: self.events.append(Reload()),
             inherited.service if inherited else None,
+            inherited.kept if inherited else None,
         )
+        self.service.keep_channel(self.notifier)
         keep_descriptors()
         board = inherited and board_of(inherited)
         self.board = board or Board.create(SLOTS)
@@ -168,8 +178,11 @@ class Master(Succession):
         self.totals = Totals(self.notifier.supervised)
         if inherited and inherited.totals:
             self.totals.inherit(inherited.totals, alone=board is None)
-        self.reporter = Reporter(self.fleet, self.board, self.totals, self.notifier.supervised)
+        self.group = Group()
+        self.left_over = LeftOver(self.group, time.monotonic(), upgraded=inherited is not None)
+        self.reporter = Reporter(self.fleet, self.board, self.totals, self.left_over)
         self.control: Control | None = None
+        self.question: Question | None = None
         self.desk = Desk(self.fleet, self.service, self.reporter, self.events.append)
         self.servers: dict[int, ForkServer] = {}
         self.sessions: dict[int, int] = {}  # of all fork servers: which generation's
@@ -187,7 +200,7 @@ class Master(Succession):
             del self.on_signal[signal.SIGWINCH]  # it says that its window has another size
         self.handled = {*self.on_signal, signal.SIGUSR1, signal.SIGCHLD}
         self.program = upgrade.program()
-        self.kept = {}
+        self.kept = self.service.channel.named()
         self._carry_out: dict[type, Callable[[Any], None]] = {
             Launch: self._launch,
             Relaunch: self._relaunch,
@@ -239,13 +252,33 @@ class Master(Succession):
             self._turn()
         self.totals.save(self.board, report.living(self.fleet), self.fleet.happened)
         self.service.end_watcher()
-        end_orphans(self.sessions.keys())
+        if not self.exit.leaves:
+            if not self.exit.code:
+                self._end_left_over()
+            if not self.exit.code and self.group.unit:
+                end_group(self.group)
+            else:
+                end_orphans(self.sessions.keys())
         if self.exit.code:
             self.failures.failed()
             if self.exit.code == INTERNAL:
                 raise GivenUp(self.exit.message, detail=self.exit.detail)
             raise self.boot_error or AppError(self.exit.message, detail=self.exit.detail)
         return 0
+
+    def _end_left_over(self) -> None:
+        """A stop leaves nothing: neither connections that no worker has, nor what an earlier
+        master left, which is waited for like the workers of this one."""
+        ended, asked = end_waiting(self.service.channel.take.fileno())
+        if ended:
+            text = f"{ended} connections closed on their way to another worker, {asked} with 503"
+            journal.log(journal.NOTICE, text)
+        while (due := self.left_over.turn(time.monotonic())) is not None:
+            now = time.monotonic()
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
+            again = min(due, self.notifier.turn(now) or due)
+            for key, _ in self.selector.select(max(0.0, again - now)):
+                key.data()
 
     def _turn(self) -> None:
         while (self.events or self.replacing) and self.exit is None:
@@ -257,7 +290,7 @@ class Master(Succession):
         if self.exit is not None:
             return
         if self.notifier.supervised:
-            self.notifier.status(report.line(self.fleet, self.board))
+            self.notifier.status(report.line(self.fleet, self.board, self.left_over.line()))
         now = time.monotonic()
         self.reporter.look_at(self.service.listeners)
         self.totals.turn(now, self.board, report.living(self.fleet), self.fleet.happened)
@@ -266,6 +299,7 @@ class Master(Succession):
         well = deadline is None or now - deadline < OVERDUE
         self._look_for_orphans()
         due = [self.notifier.turn(now, well), deadline, self.orphans.turn(now)]
+        due += [self.left_over.turn(now), self.question.turn(now) if self.question else None]
         if self.control:
             due.append(self.control.turn(now))
         if self.proof:
@@ -310,14 +344,28 @@ class Master(Succession):
         return []
 
     def _signals(self, numbers: list[int]) -> None:
+        for_good = FOR_GOOD in numbers  # whichever the kernel has delivered first
         for number in numbers:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGUSR1:
                 for worker in self.lifelines:
                     self._tell(worker, {"reopen": True})
+            elif number == signal.SIGTERM and for_good:
+                continue
+            elif number == signal.SIGTERM and self.group.unit and self.service.channel.outlives:
+                self._ask_what_follows()
             elif number in self.on_signal:
                 self.events.append(self.on_signal[number]())
+
+    def _ask_what_follows(self) -> None:
+        if self.question is None and not self.fleet.stopping:
+            self.question = Question(
+                self.group,
+                self.selector,
+                lambda another: self.events.append(Stop(restart=another)),
+                time.monotonic(),
+            )
 
     def _reap(self) -> None:
         while True:
@@ -373,6 +421,7 @@ class Master(Succession):
         except SockdError as error:
             self._cannot_launch(decision.generation, error)
         else:
+            self.left_over.allow(config.settings.timeouts.drain)
             if first:
                 self._open_control(config.name)
             self._exec_server(decision.generation, config, config.settings.preload != "off")
@@ -393,6 +442,7 @@ class Master(Succession):
                 generation,
                 config,
                 self.service.listeners,
+                self.service.channel,
                 self.board.fd,
                 preload=preload,
                 activated=self.service.adopted,
@@ -489,10 +539,13 @@ class Master(Succession):
             "drain": decision.seconds,
             "close_idle": decision.close_idle,
             "accept_rest": accept_rest,
+            "hand_over": decision.hand_over,
         }
         if decision.worker in self.lifelines:
-            # Its helper tells health checks so, also while it is too busy to hear the order.
-            self.board.set_state(self.lifelines[decision.worker].slot, "draining")
+            # Its helper tells health checks so and gives idle connections away, also while it is
+            # too busy to hear the order.
+            state = "leaving" if decision.hand_over else "draining"
+            self.board.set_state(self.lifelines[decision.worker].slot, state)
         self._tell(decision.worker, message)
 
     def _kill_worker(self, decision: KillWorker) -> None:
@@ -527,7 +580,8 @@ class Master(Succession):
     def _announce(self, decision: Announce) -> None:
         if decision.what == "ready":
             self.failures.succeeded()
-            self.notifier.ready(report.line(self.fleet, self.board), time.monotonic())
+            status = report.line(self.fleet, self.board, self.left_over.line())
+            self.notifier.ready(status, time.monotonic())
         elif decision.what == "reloading":
             self.notifier.reloading()
         else:

@@ -17,6 +17,7 @@ from sockd.board import Board
 from sockd.config import Config
 from sockd.master import processes
 from sockd.master.fleet import Fleet
+from sockd.master.leftover import LeftOver
 from sockd.master.states import W, Worker
 from sockd.master.totals import Totals, spread
 
@@ -28,11 +29,11 @@ WEIGHING = 5.0  # seconds that a worker's memory is believed: the kernel walks t
 class Reporter:
     """Makes the document of GET /status."""
 
-    def __init__(self, fleet: Fleet, board: Board, totals: Totals, supervised: bool) -> None:
+    def __init__(self, fleet: Fleet, board: Board, totals: Totals, left_over: LeftOver) -> None:
         self.fleet = fleet
         self.board = board
         self.totals = totals
-        self.supervised = supervised
+        self.left_over = left_over
         self.started = time.monotonic()
         self._highest: Counter[str] = Counter()
         self._weighed: dict[int, tuple[float, int | None]] = {}  # pid: when, private bytes
@@ -64,7 +65,10 @@ class Reporter:
             "workers": [self._worker(worker) for worker in fleet.workers()],
             "wanted": fleet.live.wanted if fleet.live else None,
             "respawns": fleet.respawns,
-            "left_over": [one._asdict() for one in self._left_over()],
+            "left_over": [
+                {"pid": pid, "id": name.removeprefix("sockd ")}
+                for pid, name in sorted(self.left_over.found.items())
+            ],
             "totals": self._totals(),
         }
 
@@ -118,12 +122,6 @@ class Reporter:
         held = memory.of(pid)
         return now, held.private if held else None
 
-    def _left_over(self) -> list[processes.LeftOver]:
-        if not self.supervised:
-            return []  # a control group that others are in as well
-        known = {worker.pid for worker in self.fleet.workers() if worker.pid}
-        return list(processes.left_over(known))
-
     def _totals(self) -> dict[str, Any]:
         happened = self.totals.earlier + self.fleet.happened
         return {
@@ -142,13 +140,15 @@ def _is_unix(listener: Listener) -> bool:
     return listener.address.startswith(("/", "@"))
 
 
-def line(fleet: Fleet, board: Board) -> str:
-    """`generation 2: 4 workers, 1 busy; 2 draining`: STATUS= of sd_notify(3)."""
+def line(fleet: Fleet, board: Board, left_over: str = "") -> str:
+    """`generation 2: 4 workers, 1 busy; 2 draining`: STATUS= of sd_notify(3). `left_over` is what
+    an earlier master left."""
+    behind = f"; {left_over}" if left_over else ""
     if fleet.state == "stopping":
         left = len(list(fleet.workers()))
-        return f"stopping, {_count(left, 'worker')} left"
+        return f"stopping, {_count(left, 'worker')} left{behind}"
     if fleet.live is None:
-        return "waiting to boot again" if fleet.waiting else "loading the application"
+        return ("waiting to boot again" if fleet.waiting else "loading the application") + behind
     ready = fleet.live.in_state(W.READY)
     busy = sum(1 for worker in ready if board.read(worker.slot)["request_started_usec"])
     text = f"generation {fleet.live.number}: {_count(len(ready), 'worker')}, {busy} busy"
@@ -163,6 +163,7 @@ def line(fleet: Fleet, board: Board) -> str:
             _request(worker, board) for worker in draining if _request(worker, board)
         ]:
             text += f" ({', '.join(busy_with[:MOST_REQUESTS])})"
+    text += behind
     if fleet.proving:
         text += "; trying the sockd that is to go on"
     if fleet.candidate:

@@ -27,9 +27,10 @@ LATE = "still busy after the drain time of {:g} s"
 
 @dataclass
 class Handover:
-    """A reload that is done when the old workers have stopped accepting."""
+    """A reload, or the end of a master that another one follows: done when the old workers have
+    stopped accepting and given away what is idle."""
 
-    generation: Generation
+    generation: Generation | None
     waiting: set[WorkerId]
     until: float
 
@@ -49,6 +50,7 @@ class Roster:
         self.served: int | None = None  # the number of the last one that was live
         self.candidate: Generation | None = None
         self.handover: Handover | None = None
+        self.leaving: Handover | None = None
         self.stopping = False
         self.quick = False
         self.exited = False

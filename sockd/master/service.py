@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import sockd
-from sockd import activation, journal
+from sockd import activation, channel, journal
 from sockd.activation import Listener
+from sockd.channel import Channel
 from sockd.config import Config, waiting
 from sockd.errors import SockdError
 from sockd.master.inheritance import Listening, ServiceState
 from sockd.master.watcher import Watcher, watched
+from sockd.notify import Notifier
 from sockd.worker import messages
 
 
@@ -27,6 +29,7 @@ class Service:
         selector: selectors.BaseSelector,
         changed: Callable[[], None],
         inherited: ServiceState | None = None,
+        inherited_fds: dict[str, list[int]] | None = None,
     ) -> None:
         """`load` is called for each generation, `changed` when a file is other than it was, if
         they are to be watched."""
@@ -35,18 +38,29 @@ class Service:
         self._load = load
         self._began_with: Config | None = None
         self._listen_error: SockdError | None = None
+        stored = inherited_fds or {}
         if inherited:
             self._inherit(inherited)
         else:
             try:
-                self.listeners = activation.adopt()
+                self.listeners = activation.adopt(channel.NAMES, stored)
             except SockdError as error:
                 self._listen_error = error  # a boot that fails, as others do
             self.adopted = bool(self.listeners)
+        self.channel = Channel.find(stored)
         self._watch = watch
         self.watcher: Watcher | None = None
         self._selector = selector
         self._changed = changed
+
+    def keep_channel(self, notifier: Notifier) -> None:
+        """Have the service manager hold it too, if there is one, in place of whatever it has by
+        these names."""
+        self.channel.outlives = notifier.supervised
+        if notifier.supervised and not self.channel.found:
+            for name, end in zip(channel.NAMES, self.channel.descriptors(), strict=True):
+                notifier.unstore(name)
+                self.channel.outlives &= notifier.store(name, end)
 
     def _inherit(self, state: ServiceState) -> None:
         path = Path(state.path) if state.path else None
@@ -143,5 +157,6 @@ class Service:
 
     def close(self) -> None:
         self.end_watcher()
+        self.channel.close()
         for listener in self.listeners:
             listener.close()

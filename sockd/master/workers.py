@@ -106,8 +106,9 @@ class WorkerRules(Roster):
             self._say(NOTICE, text, generation)
 
     def _draining(self, event: Draining, now: float) -> None:
-        if self.handover:
-            self.handover.waiting.discard(event.worker)
+        for handover in (self.handover, self.leaving):
+            if handover:
+                handover.waiting.discard(event.worker)
         worker = self._find(event.worker)
         if worker and worker.state is W.READY:  # somebody else told it to
             drain = self.generations[worker.id.generation].plan.drain
@@ -172,7 +173,9 @@ class WorkerRules(Roster):
         if worker.ready_at is None:
             generation.boots.failed(worker.born, now)
 
-    def _end_worker(self, worker: Worker, now: float, close_idle: bool) -> None:
+    def _end_worker(
+        self, worker: Worker, now: float, close_idle: bool = False, hand_over: bool = True
+    ) -> None:
         """Tell it to finish: quickly in a quick stop, or if it never served."""
         drain = self.generations[worker.id.generation].plan.drain
         if worker.state is W.KILLED:
@@ -186,7 +189,7 @@ class WorkerRules(Roster):
             patience = GRACE
             worker.cause = "did not stop"
         else:
-            self._do(Drain(worker.id, drain, close_idle))
+            self._do(Drain(worker.id, drain, close_idle, hand_over))
             patience = drain + GRACE
             worker.cause = LATE.format(drain)
         if worker.state is not W.DRAINING:
@@ -197,7 +200,7 @@ class WorkerRules(Roster):
 
     def _kill(self, worker: Worker, cause: str, now: float) -> None:
         if worker.state is W.SPAWNING:
-            self._end_worker(worker, now, close_idle=True)
+            self._end_worker(worker, now)
         elif worker.state is not W.KILLED:
             assert worker.pid is not None
             worker.change("killed")
@@ -257,7 +260,7 @@ class WorkerRules(Roster):
         for worker in ready[generation.wanted :]:
             if worker.id == generation.recycled:
                 self._respawn(worker.end)
-            self._end_worker(worker, now, close_idle=False)
+            self._end_worker(worker, now)
 
 
 def _cause(event: Exited) -> str:

@@ -55,12 +55,13 @@ def main(fd: int) -> None:
 
 class ForkServer:
     def __init__(self, control: socket.socket, spec: Spec, descriptors: list[int]) -> None:
-        dump, board, *listeners = descriptors
+        dump, board, give, take, *listeners = descriptors
         self.control = control
         self.spec = spec
         self.dump = move(dump)
         self.board = Board.attach(board)
         os.close(board)
+        self.channel = [socket.socket(fileno=move(fd)) for fd in (give, take)]
         self.listeners = [socket.socket(fileno=move(fd)) for fd in listeners]
         self.app: Application | None = None
         self.app_handlers: dict[int, Any] = {}
@@ -99,7 +100,8 @@ class ForkServer:
             # A handler, not SIG_IGN: exec resets it, so the app's own children can be ended.
             signal.signal(number, _leave_to_master)
         faulthandler.register(DUMP_SIGNAL, file=self.dump, all_threads=True)
-        guard = Guard([self.dump, *(sock.fileno() for sock in [self.control, *self.listeners])])
+        ours = [self.control, *self.channel, *self.listeners]
+        guard = Guard([self.dump, *(sock.fileno() for sock in ours)])
         before = leftovers.sockets()
         try:
             os.chdir(spec.directory)
@@ -194,7 +196,7 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, self.app_handlers[signal.SIGCHLD])
         lifeline = socket.socket(fileno=move(lifeline.detach()))
         worker = process.Worker(self.spec, serial, lifeline, self.dump)
-        sys.exit(worker.run(self.app, self.listeners, self.board, slot))
+        sys.exit(worker.run(self.app, self.listeners, self.channel, self.board, slot))
 
 
 def _leave_to_master(number: int, frame: object) -> None:

@@ -1,7 +1,8 @@
 """What master, fork server and workers say to each other: JSON in SOCK_SEQPACKET messages
 (unix(7)), descriptors alongside (SCM_RIGHTS).
 
-Master to fork server: a `Spec` with the descriptors dump, board, listeners…; later
+Master to fork server: a `Spec` with the descriptors dump, board, the handover channel's two
+(`sockd.channel`), listeners…; later
 `{"spawn": [worker, slot]}` with the worker's lifeline.
 Fork server to master: `{"loaded": left}` (`leftovers.left` has its keys), `{"unshareable": left}`:
 start another one that does not preload, or `{"failed": {"message", "detail"}}`;
@@ -9,7 +10,8 @@ later `{"spawned": worker, "pid": n}` or `{"unspawned": worker, "error": text}`.
 Worker to master: `{"ready": pid, "memory": [private, shared] or null}` (bytes),
 `{"draining": true}`, `{"failed": {"message", "detail"}}`.
 Master to worker: `{"serve": true}`, `{"stop": true}`, `{"reopen": true}` (log files),
-`{"drain": seconds, "close_idle": bool, "accept_rest": bool}` (`Loop.drain` says what they mean).
+`{"drain": seconds, "close_idle": bool, "accept_rest": bool, "hand_over": bool}` (`Loop.drain` says
+what they mean).
 
 `worker` is the serial number within the generation. The end of the stream means that the other
 side is gone.
@@ -54,7 +56,8 @@ class Spec:
 
     `listeners` are (name, address) in the order of their descriptors; `directory` is resolved.
     Without `preload` each worker imports the application for itself. The fork server becomes
-    `identity`, if there is one, before it imports.
+    `identity`, if there is one, before it imports. Somebody holds the handover channel after all
+    of the service's processes are gone if it `outlives` them.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Spec:
     identity: Identity | None
     settings: Settings
     listeners: list[tuple[str, str]]
+    outlives: bool = False
     protocol: int = PROTOCOL
 
     def message(self) -> Message:

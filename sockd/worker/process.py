@@ -55,20 +55,23 @@ class Worker:
         self,
         app: Application | None,
         listeners: list[socket.socket],
+        channel: list[socket.socket],
         board: Board,
         slot: int,
     ) -> int:
         """Serve until told to end; the exit status of the process. Without `app`, the worker
-        imports it for itself."""
+        imports it for itself. `channel` is the handover channel: where to give, where to take."""
         try:
             self._settle_in()
             board.set_process(slot, os.getpid(), time.monotonic_ns() // 1000)
-            self.app = app or self._import(listeners)
+            self.app = app or self._import([*listeners, *channel])
             self._take_signals()
             self.app.run("after_fork")
             warmup.run(self.app.callable, self.spec.settings)
             handler = WSGIHandler(self.app.callable, self.spec.settings, report=report)
             self.loop = Loop(handler, listeners, self.spec.settings, board, slot)
+            give, take = channel
+            self.loop.join(give.fileno(), take.fileno(), outlives=self.spec.outlives)
             if self.spec.settings.log.access != "off":
                 self.access = AccessLog(self.spec.settings.log)
                 self.loop.log_access(self.access)
@@ -94,6 +97,12 @@ class Worker:
                     journal.WARNING,
                     f"worker {self.id}: {self.loop.aborted} connections cut at the drain deadline",
                 )
+            if self.loop.left_over:
+                journal.log(
+                    journal.WARNING,
+                    f"worker {self.id}: {self.loop.left_over} idle connections closed at the "
+                    "drain deadline, as the handover channel had no room for them",
+                )
         self._awake()  # a loop without clients ends before it comes to that
         self._run_hook("on_exit")
         # The interpreter's end restores default actions: a late signal must not look like a death.
@@ -115,9 +124,9 @@ class Worker:
         if os.getppid() != self.spec.master:
             os.kill(os.getpid(), ORPHAN_SIGNAL)
 
-    def _import(self, listeners: list[socket.socket]) -> Application:
+    def _import(self, sockets: list[socket.socket]) -> Application:
         ours = [self.dump, self.wake_read, self.wake_write]
-        guard = Guard([*ours, *(sock.fileno() for sock in [self.lifeline, *listeners])])
+        guard = Guard([*ours, *(sock.fileno() for sock in [self.lifeline, *sockets])])
         app = Application.load(self.spec.settings.app)
         if not guard.intact():
             raise AppError(Guard.COMPLAINT)
@@ -162,8 +171,12 @@ class Worker:
             if "serve" in message:
                 self.serving = True
             elif "drain" in message:
-                close_idle = message.get("close_idle", False)
-                self._drain(message["drain"], close_idle, message.get("accept_rest", False))
+                self._drain(
+                    message["drain"],
+                    close_idle=message.get("close_idle", False),
+                    accept_rest=message.get("accept_rest", False),
+                    hand_over=message.get("hand_over", False),
+                )
             elif "stop" in message:
                 self._stop()
             elif "reopen" in message:
@@ -175,11 +188,14 @@ class Worker:
             reopen()
 
     def _orphaned(self) -> None:
-        journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
+        if not self.ending:
+            journal.log(journal.WARNING, f"worker {self.id}: the master is gone, finishing")
         if self.loop and self.serving:
             self.loop.unwatch(self.lifeline.fileno())
         self.lifeline.close()
-        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
+        if not self.ending:
+            drain = self.spec.settings.timeouts.drain
+            self._drain(drain, close_idle=False, hand_over=self.spec.outlives)
 
     def _awake(self) -> None:
         """After a signal or an order to drain; the loop has begun to do it in this turn."""
@@ -191,16 +207,26 @@ class Worker:
             self._run_hook("on_drain")
 
     def _on_term(self, number: int, frame: object) -> None:
-        self._drain(self.spec.settings.timeouts.drain, close_idle=False)
+        # The master replaces it, and orders otherwise if all are to end.
+        self._drain(self.spec.settings.timeouts.drain, close_idle=False, hand_over=True)
 
     def _on_quit(self, number: int, frame: object) -> None:
         self._stop()
 
-    def _drain(self, seconds: float, close_idle: bool, accept_rest: bool = False) -> None:
+    def _drain(
+        self,
+        seconds: float,
+        *,
+        close_idle: bool,
+        accept_rest: bool = False,
+        hand_over: bool = False,
+    ) -> None:
         self.ending = True
         linux.set_deadline(seconds + GRACE)
         if self.loop:
-            self.loop.drain(seconds, close_idle=close_idle, accept_rest=accept_rest)
+            self.loop.drain(
+                seconds, close_idle=close_idle, accept_rest=accept_rest, hand_over=hand_over
+            )
         # The loop stops accepting in its next turn, and this wakes it for that.
         self.unsaid = True
         with contextlib.suppress(BlockingIOError):

@@ -198,7 +198,7 @@ cdef class Call(Response):
         elif self.started:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         self.start(plain_text(status), headers if type(headers) is list else list(headers))
-        if self.loop.draining or self._leaves_input():
+        if self.loop.closing or self._leaves_input():
             self.keep_alive = False
         return self.write
 

@@ -87,11 +87,12 @@ def torture(minutes: float) -> None:
         push_torture(machine)
         machine.run(*TORTURE, "--self-test")
         print(f"torture: FUZZ_SEED={SEED}, {minutes:g} min on {SUITE}", flush=True)
-        under = Torture(Service(machine, "torture", 8100), CLIENTS)
+        under = Torture(Service(machine, "torture", 8100), clients=CLIENTS)
         under.deploy()
         load = under.run(minutes * 60, SEED)
         print(json.dumps({"moves": under.made, **load.__dict__}, indent=1), flush=True)
         load.assert_nothing_failed()
+        under.remove()
 
 
 def _running() -> int:

@@ -43,7 +43,7 @@ server {{
 
 @dataclass
 class Torture:
-    """`clients` of each kind, half of them through nginx."""
+    """`clients` of each kind, half of them through nginx. No connection may end."""
 
     service: Service
     clients: int = 4

@@ -210,12 +210,11 @@ def test_draining_is_503(service: Service) -> None:
     kept.request("GET", "/healthz")
     assert kept.getresponse().read() == b"ok\n"
     with keep_busy(service, "/sleep") as busy:
-        service.send(1)  # HUP: the old worker drains, an idle connection is answered once more
-        eventually(lambda: len(service.workers()) == 1 and "1.1" not in service.workers())
+        service.send(15)
+        eventually(lambda: service.status()["state"] == "stopping")
         kept.request("GET", "/healthz")
         response = kept.getresponse()
         assert response.status == 503
         assert response.getheader("Connection") == "close"
         assert not busy.answers
-        assert service.get("/healthz") == (200, "ok\n")
     assert len(busy.answers) == 1
