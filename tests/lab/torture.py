@@ -74,6 +74,7 @@ class Torture:
         urls = [service.direct, f"http://127.0.0.1:{service.port + 2}/"]
         half = max(1, self.clients // 2)
         clients = [(kind, half, url) for kind in KINDS for url in urls]
+        clients += [("child", 1, url) for url in urls]
         options = [f"--seed={seed}", f"--executed=/var/lib/{service.name}/executed"]
         options += [f"--longest={longest}"]
         with service.torture(clients, *options) as load:
@@ -87,9 +88,9 @@ class Torture:
             "reload": self.reload,
             "upgrade": self.upgrade,
             "broken reload": self.broken_reload,
-            "restart": self.restart,
             "kill the master": self.kill,
             "more and fewer workers": self.more_and_fewer,
+            "restart": self.restart,
         }
 
     def reload(self) -> None:
