@@ -53,18 +53,22 @@ def test_stopped_master_is_restarted_by_the_watchdog(running: Service) -> None:
 STUCK = """
 import ctypes, time
 
+libc = ctypes.PyDLL(None)  # its calls keep the interpreter's lock
+mutex = ctypes.create_string_buffer(64)
+
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/asleep":
         time.sleep(600)
     if environ["PATH_INFO"] == "/stuck":
-        ctypes.PyDLL(None).pause()  # in C, with the interpreter's lock
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)  # no signal ends that
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"here"]
 """
 
 
 def test_a_request_that_takes_too_long_is_answered_and_journalled(service: Service) -> None:
-    service.configure(STUCK, '[timeouts]\nrequest = "1s"\n')
+    service.configure(STUCK, '[timeouts]\nrequest = "1s"\n[server]\ntrusted = ["127.0.0.1"]\n')
     service.systemctl("start")
     for path, how in (("asleep", "RequestTimeout was raised"), ("stuck", "not be interrupted")):
         before = wait_until(lambda: len(r := ready(service)) == 2 and r, "two workers ready")
@@ -74,7 +78,7 @@ def test_a_request_that_takes_too_long_is_answered_and_journalled(service: Servi
             stdout=subprocess.PIPE,
         ) as client:
             wait_until(lambda: any(w["active"] for w in ready(service).values()), "the request")
-            with service.load(service.direct, "--clients", "1") as load:
+            with service.load(service.direct, clients=1) as load:
                 answer, _ = client.communicate(timeout=60)
                 after = wait_until(
                     lambda: len(r := ready(service)) == 2 and set(r) - set(before) and r,  # noqa: B023
