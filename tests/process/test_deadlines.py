@@ -22,6 +22,7 @@ import sockd
 
 lock = threading.Lock()
 libc = ctypes.PyDLL(None)  # calls that do not let go of the interpreter's lock
+mutex = ctypes.create_string_buffer(64)
 
 def spin():
     while True:
@@ -31,7 +32,8 @@ def sleep():
     time.sleep(600)
 
 def in_c():
-    libc.pause()
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)  # no signal ends that
 
 def deadlock():
     with lock:
