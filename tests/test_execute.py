@@ -17,6 +17,8 @@ NOT_COPIED = {
     "NotifyAccess": "it does not notify",
     "ExecStart": "the command takes its place",
     "ExecReload": "nothing to reload",
+    "ExecStop": "it is not stopped, it ends",
+    "FileDescriptorStoreMax": "it stores none",
     "ExecStopPost": "it tidies RuntimeDirectory=",
     "Restart": "once",
     "RestartSec": "once",

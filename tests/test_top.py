@@ -147,7 +147,9 @@ class Terminal:
         until = time.monotonic() + patience
         while words not in self.shown:
             assert time.monotonic() < until, self.shown
-            if select.select([self.ours], [], [], 0.1)[0]:
+            poll = select.poll()  # select(2) does not know descriptors from 1024 on
+            poll.register(self.ours, select.POLLIN)
+            if poll.poll(100):
                 self.shown += os.read(self.ours, 65536).decode()
 
     def close(self) -> int:

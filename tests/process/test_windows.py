@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def windows(service: Service) -> Iterator[Windows]:
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     ports = [listener.getsockname()[1] for listener in listeners]
     # Numbers that are free until they are put where systemd has them.
-    fds = [os.dup2(listener.fileno(), 200 + i) for i, listener in enumerate(listeners)]
+    fds = [fcntl(listener, F_DUPFD, 200) for listener in listeners]
     moves = " ".join(f"{3 + i}<&{fd} {fd}<&-" for i, fd in enumerate(fds))
     passes = (
         f"exec {moves}; export LISTEN_FDS=3 LISTEN_PID=$$ LISTEN_FDNAMES=http:status:metrics; "
