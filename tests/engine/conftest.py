@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import socket
 import sys
 import threading
@@ -77,6 +78,7 @@ class Engine:
         assert self.threads > 1 or self.board.in_hand(0) == []
         for end in (self._wake_here, self._wake_there, self.listener):
             end.close()
+        os.close(self.board.fd)  # which outlives a Board
         for _, exc in self.reports:
             assert exc is None or not isinstance(exc[1], (AssertionError, WSGIWarning)), exc
 
