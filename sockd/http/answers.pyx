@@ -7,7 +7,6 @@ never holds the application.
 
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport free
 
 from sockd.board cimport note_duration, note_released, note_response
 from sockd.http.body cimport COMPLETE, body_free, body_take

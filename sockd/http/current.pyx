@@ -10,9 +10,14 @@ import re
 from contextvars import ContextVar
 
 from cpython.ref cimport PyObject
+from libc.stdint cimport uint64_t
 
-from sockd.board cimport Slot, made_id
+from sockd.board cimport Slot, made_id, note_request
 from sockd.http.response cimport Response
+
+cdef extern from "Python.h":
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef extern from *:
     """
@@ -32,6 +37,23 @@ _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)
 TASK_REQUEST = ContextVar("sockd_request_id", default=None)
 """The id of the request that a task works on, where requests share a thread (ASGI): whatever has
 a `str`, which is asked for when somebody wants it."""
+
+
+cdef void note_begun(
+    Response response, Slot* slot, str method, str target, uint64_t now_usec
+) noexcept:
+    """The request of a response (`method` and `target` in Latin-1) is on the board from here on,
+    and has its number."""
+    cdef const char* id = NULL
+    cdef Py_ssize_t id_size = 0
+    if response.request_id is not None:
+        id = <char*>PyUnicode_DATA(response.request_id)
+        id_size = PyUnicode_GET_LENGTH(response.request_id)
+    response.entry = note_request(
+        slot, <char*>PyUnicode_DATA(method), PyUnicode_GET_LENGTH(method),
+        <char*>PyUnicode_DATA(target), PyUnicode_GET_LENGTH(target),
+        id, id_size, response.waiting_since, now_usec)
+    response.number = slot.requests
 
 
 cdef void enter_request(Response response, Slot* slot) noexcept:

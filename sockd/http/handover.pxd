@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from sockd.http.connections cimport LISTENERS, Connection, Connections
 

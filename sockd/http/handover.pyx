@@ -19,7 +19,6 @@ from sockd.http.connections cimport (
     EPOLLOUT,
     HEAD,
     IDLE,
-    LISTENERS,
     NEW,
     Connection,
     Connections,
@@ -27,7 +26,6 @@ from sockd.http.connections cimport (
     enter,
     enter_since,
     forget,
-    monotonic_usec,
     reserve,
     sockaddr_in6,
     want,
@@ -135,7 +133,6 @@ cdef extern from "sys/socket.h" nogil:
     int getsockopt(int fd, int level, int name, void* value, socklen_t* size)
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
-    int MSG_CTRUNC
     int MSG_PEEK
     int MSG_TRUNC
     int SHUT_RDWR

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from sockd.http.connections cimport Connection
 from sockd.http.guest cimport Guest

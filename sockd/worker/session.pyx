@@ -6,7 +6,7 @@ slow application holds up its client, and what a connection can make a worker ke
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from sockd.http.connections cimport (

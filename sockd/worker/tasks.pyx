@@ -14,11 +14,11 @@ import traceback
 from collections import deque
 
 from cpython.ref cimport Py_DECREF, PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
-from sockd.board cimport Slot, made_id, note_request
+from sockd.board cimport Slot, made_id
 from sockd.http.connections cimport Connection, monotonic_usec
-from sockd.http.current cimport id_of
+from sockd.http.current cimport id_of, note_begun
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.guest cimport Guest
 from sockd.http.ends cimport Handler
@@ -30,8 +30,6 @@ cdef extern from "Python.h":
     int PYGEN_NEXT
     int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) except -1
     void Py_XDECREF(PyObject* value)
-    void* PyUnicode_DATA(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
     # Small pieces are taken while so much is waiting for room in the socket.
@@ -360,17 +358,7 @@ cdef class Exchange(Response):
     # -- what the loop calls -----------------------------------------------------------------
 
     cdef int begin(self) except -1:
-        cdef const char* id = NULL
-        cdef Py_ssize_t id_size = 0
-        if self.request_id is not None:
-            id = <char*>PyUnicode_DATA(self.request_id)
-            id_size = PyUnicode_GET_LENGTH(self.request_id)
-        self.entry = note_request(
-            self.loop.slot,
-            <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
-            <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
-            id, id_size, self.waiting_since, self.loop.all.now)
-        self.number = self.loop.slot.requests
+        note_begun(self, self.loop.slot, self.method, self.target, self.loop.all.now)
         if self.handler.tell_id:
             self.tell_id = True
             self.scope["sockd.request_id"] = id_of(self, self.loop.slot)

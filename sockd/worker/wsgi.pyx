@@ -11,14 +11,13 @@ from tempfile import TemporaryFile
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Copy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
 import sockd
 
-from sockd.board cimport note_request
 from sockd.http.connections cimport Connection, monotonic_usec, peer_of, realtime_usec
-from sockd.http.current cimport enter_request, id_of, leave_request, taken_id
+from sockd.http.current cimport enter_request, id_of, leave_request, note_begun, taken_id
 from sockd.http.forks cimport in_child, leave_child
 from sockd.http.forwarded cimport (
     Origin,
@@ -199,17 +198,8 @@ cdef class Call(Response):
 
     cdef int begin(self) except -1:
         cdef uint64_t now = monotonic_usec() if self.handler.multithread else self.loop.all.now
-        cdef const char* id = NULL
-        cdef Py_ssize_t id_size = 0
-        if self.request_id is not None:
-            id = <char*>PyUnicode_DATA(self.request_id)
-            id_size = PyUnicode_GET_LENGTH(self.request_id)
-        self.entry = note_request(
-            self.loop.slot,
-            <char*>PyUnicode_DATA(self.method), PyUnicode_GET_LENGTH(self.method),
-            <char*>PyUnicode_DATA(self.target), PyUnicode_GET_LENGTH(self.target),
-            id, id_size, self.waiting_since, now)
-        self.number = self.words.number = self.loop.slot.requests
+        note_begun(self, self.loop.slot, self.method, self.target, now)
+        self.words.number = self.number
         if self.handler.tell_id:
             self.tell_id = True
             self.environ["sockd.request_id"] = id_of(self, self.loop.slot)
